@@ -1,0 +1,7 @@
+"""Prepared and synthetic sets on disk: readers, splits, and how to find them."""
+
+from balancer.data.dataset import SPLITS, PreparedDataset
+from balancer.data.images import ImageStore
+from balancer.data.synthetic import SyntheticSet
+
+__all__ = ["SPLITS", "ImageStore", "PreparedDataset", "SyntheticSet"]

@@ -1,0 +1,64 @@
+"""Prepared images in memory or on disk, behind one way to index them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from balancer.errors import InputError
+
+IN_MEMORY_BYTES = 2 * 2**30
+_READERS = 4
+
+
+def read_prepared_image(path: Path) -> np.ndarray:
+    """Read one 8-bit PNG as uint8 H×W×3 in [0, 255]; raise InputError when it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error}); prepare the dataset again.") from None
+
+
+class ImageStore:
+    """Images of one size, indexed like an array: `store[indices]` gives uint8 N×R×R×3 in [0, 255].
+
+    Sets of up to 2 GiB are decoded once and kept; larger ones are decoded at each access by a pool of threads.
+    """
+
+    def __init__(self, paths: Sequence[Path], resolution: int) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.resolution = resolution
+        self._pixels: np.ndarray | None = None
+        if len(self.paths) * resolution * resolution * 3 <= IN_MEMORY_BYTES:
+            self._pixels = self._read(range(len(self.paths)))
+
+    def _read(self, indices: Sequence[int]) -> np.ndarray:
+        pixels = np.empty((len(indices), self.resolution, self.resolution, 3), dtype=np.uint8)
+
+        def read(position: int) -> None:
+            path = self.paths[indices[position]]
+            image = read_prepared_image(path)
+            if image.shape != pixels.shape[1:]:
+                raise InputError(
+                    f"{path} is {image.shape[1]}×{image.shape[0]} where {self.resolution}×{self.resolution} "
+                    "was expected; prepare the dataset again."
+                )
+            pixels[position] = image
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(read, range(len(indices))))
+        return pixels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, indices: np.ndarray | Sequence[int] | slice) -> np.ndarray:
+        if self._pixels is not None:
+            return self._pixels[indices]
+        chosen = np.arange(len(self))[indices]
+        return self._read(chosen.tolist())

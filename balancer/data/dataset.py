@@ -99,7 +99,9 @@ class PreparedDataset:
             table = self.tables[split]
             rows.append(table[table["label"] == label].assign(split=split))
         table = pd.concat(rows, ignore_index=True)
-        paths = [self.root / row.split / row.file_name for row in table.itertuples()]
+        paths = [
+            self.root / split / name for split, name in zip(table["split"], table["file_name"], strict=True)
+        ]
         return ImageStore(paths, self.resolution)[:], table
 
 
@@ -108,7 +110,7 @@ def read_metadata(folder: Path) -> pd.DataFrame:
     path = folder / "metadata.csv"
     if not path.is_file():
         raise InputError(f"{path} is missing; prepare the dataset again.")
-    table = pd.read_csv(path, dtype={name: str for name in COLUMNS}, keep_default_na=False, na_values=[""])
+    table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, str), keep_default_na=False, na_values=[""])
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise InputError(f"{path} lacks the column {', '.join(missing)}; prepare the dataset again.")

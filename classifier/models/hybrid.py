@@ -1,0 +1,87 @@
+"""The ConvNeXt V2–Swin hybrid: both pyramids fused at every stage by learned gates, one head."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from classifier.models.backbones import (
+    SIZES,
+    Canvas,
+    ConvNeXtPyramid,
+    SwinPyramid,
+    auto_size,
+    refuse_unpublished,
+)
+from classifier.models.registry import register
+
+
+class GatedFusion(nn.Module):
+    """One stage: maps of both backbones and the fused map of the stage below → fused map B×d×H×W.
+
+    With c the ConvNeXt map, s the Swin map and f' the fused map of the stage before (none at the first):
+
+        u = LN(P c),  v = LN(Q s)                       1×1 convolutions to the common width d
+        g = σ(W [u; v] + b)                             a gate for every channel and position
+        f = g ⊙ u + (1 − g) ⊙ v + D f'                  D: LN, then a 2×2 convolution of stride 2
+
+    s is resized to the pixels of c where they differ. The gate starts at ½.
+    """
+
+    def __init__(self, convnext: int, swin: int, below: int | None) -> None:
+        super().__init__()
+        width = convnext
+        self.from_convnext = nn.Sequential(nn.Conv2d(convnext, width, 1), LayerNorm2d(width))
+        self.from_swin = nn.Sequential(nn.Conv2d(swin, width, 1), LayerNorm2d(width))
+        self.gate = nn.Conv2d(2 * width, width, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+        self.down = (
+            None if below is None else nn.Sequential(LayerNorm2d(below), nn.Conv2d(below, width, 2, stride=2))
+        )
+
+    def forward(self, convnext: Tensor, swin: Tensor, below: Tensor | None) -> Tensor:
+        u, v = self.from_convnext(convnext), self.from_swin(swin)
+        if v.shape[-2:] != u.shape[-2:]:
+            v = F.interpolate(v, size=u.shape[-2:], mode="bilinear", align_corners=False)
+        g = torch.sigmoid(self.gate(torch.cat([u, v], dim=1)))
+        fused = torch.lerp(v, u, g)
+        return fused if self.down is None else fused + self.down(below)
+
+
+class Hybrid(nn.Module):
+    """ConvNeXt V2 and Swin fused stage by stage, from the finest map to the coarsest; logits B×classes.
+
+    The last fused map is averaged over its pixels and classified: logits = W LN(mean f_last) + b.
+    """
+
+    def __init__(self, classes: int, resolution: int, size: str, pretrained: bool) -> None:
+        super().__init__()
+        self.canvas = Canvas(resolution)
+        self.convnext = ConvNeXtPyramid(size, pretrained)
+        self.swin = SwinPyramid(size, self.canvas.side, pretrained)
+        widths = self.convnext.channels
+        self.fusions = nn.ModuleList(
+            GatedFusion(c, s, below)
+            for c, s, below in zip(widths, self.swin.channels, [None, *widths[:-1]], strict=True)
+        )
+        self.norm = nn.LayerNorm(widths[-1])
+        self.head = nn.Linear(widths[-1], classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.canvas(images)
+        fused: Tensor | None = None
+        for fuse, convnext, swin in zip(self.fusions, self.convnext(images), self.swin(images), strict=True):
+            fused = fuse(convnext, swin, fused)
+        assert fused is not None
+        return self.head(self.norm(fused.mean(dim=(2, 3))))
+
+
+@register("hybrid", sizes=tuple(SIZES), auto=auto_size)
+def hybrid(classes: int, resolution: int, size: str, pretrained: bool) -> nn.Module:
+    refuse_unpublished("hybrid", size, {"convnextv2", "swin"}, pretrained)
+    return Hybrid(classes, resolution, size, pretrained)

@@ -1,0 +1,44 @@
+"""Networks of one backbone: ConvNeXt V2 alone and ResNet-18."""
+
+from __future__ import annotations
+
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from classifier.models.backbones import (
+    SIZES,
+    Canvas,
+    ConvNeXtPyramid,
+    auto_size,
+    published,
+    refuse_unpublished,
+)
+from classifier.models.registry import register
+
+
+class ConvNeXtV2(nn.Module):
+    """The hybrid's ConvNeXt V2 pyramid with a head of its own; logits B×classes."""
+
+    def __init__(self, classes: int, resolution: int, size: str, pretrained: bool) -> None:
+        super().__init__()
+        self.canvas = Canvas(resolution)
+        self.pyramid = ConvNeXtPyramid(size, pretrained)
+        width = self.pyramid.channels[-1]
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.norm(self.pyramid(self.canvas(images))[-1].mean(dim=(2, 3))))
+
+
+@register("convnextv2", sizes=tuple(SIZES), auto=auto_size)
+def convnextv2(classes: int, resolution: int, size: str, pretrained: bool) -> nn.Module:
+    refuse_unpublished("convnextv2", size, {"convnextv2"}, pretrained)
+    return ConvNeXtV2(classes, resolution, size, pretrained)
+
+
+@register("resnet18", sizes=("18",), auto=lambda resolution, pretrained: "18")
+def resnet18(classes: int, resolution: int, size: str, pretrained: bool) -> nn.Module:
+    return published("resnet18", num_classes=classes, pretrained=pretrained)

@@ -12,14 +12,14 @@ styles, images, the minibatch statistic and logits stay float32.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isqrt, log2, sqrt
+from math import log2, sqrt
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ops import SQRT2, blur, conv2d, demodulation, lrelu, resample_filter, upsample2d
+from .ops import SQRT2, conv2d, demodulation, low_pass, lrelu, upsample2d
 
 NOISE_MODES = ("random", "const", "none")
 
@@ -162,12 +162,12 @@ class SynthesisLayer(nn.Module):
         kernel_size: int = 3,
         up: int = 1,
         use_noise: bool = True,
-        taps: Sequence[float] = (1, 3, 3, 1),
+        resample_filter: Sequence[float] = (1, 3, 3, 1),
         conv_clamp: float | None = None,
     ) -> None:
         super().__init__()
         self.resolution, self.up, self.use_noise, self.conv_clamp = resolution, up, use_noise, conv_clamp
-        self.register_buffer("resample_filter", resample_filter(taps))
+        self.register_buffer("resample_filter", low_pass(resample_filter))
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         if use_noise:
@@ -226,14 +226,13 @@ class SynthesisBlock(nn.Module):
         w_dim: int,
         resolution: int,
         img_channels: int,
-        taps: Sequence[float] = (1, 3, 3, 1),
+        resample_filter: Sequence[float] = (1, 3, 3, 1),
         conv_clamp: float | None = None,
         layer_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        kwargs = {"taps": taps, "conv_clamp": conv_clamp, **(layer_kwargs or {})}
-        self.num_conv = 1 if in_channels == 0 else 2
-        self.register_buffer("resample_filter", resample_filter(taps))
+        kwargs = {"resample_filter": resample_filter, "conv_clamp": conv_clamp, **(layer_kwargs or {})}
+        self.register_buffer("resample_filter", low_pass(resample_filter))
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
@@ -278,14 +277,15 @@ class SynthesisNetwork(nn.Module):
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
         self.block_resolutions = _block_resolutions(img_resolution)
         self.dtype = torch.float32
-        self.num_ws = 1
+        self.num_ws = 2 * len(
+            self.block_resolutions
+        )  # one per convolution (1 + 2 + 2 + …) and the last torgb's
         in_channels = 0
         for res in self.block_resolutions:
             out_channels = _channels(res, channel_base, channel_max)
             block = SynthesisBlock(
                 in_channels, out_channels, w_dim, res, img_channels, resample_filter, conv_clamp, layer_kwargs
             )
-            self.num_ws += block.num_conv
             self.add_module(f"b{res}", block)
             in_channels = out_channels
 
@@ -306,12 +306,15 @@ class SynthesisNetwork(nn.Module):
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be N×{self.num_ws}×{self.w_dim}, not {tuple(ws.shape)}.")
         w = ws.float().unbind(1)
-        x = img = None
-        i = 0
+        x, img, first = None, None, 0
         for res in self.block_resolutions:
+            num_ws = (
+                2 if x is None else 3
+            )  # its convolutions', and the one that its torgb shares with the next
             block = self.get_submodule(f"b{res}")
-            x, img = block(x, img, w[i : i + block.num_conv + 1], self.dtype, noise_mode, generator)
-            i += block.num_conv
+            x, img = block(x, img, w[first : first + num_ws], self.dtype, noise_mode, generator)
+            first += num_ws - 1
+        assert img is not None
         return img
 
 
@@ -370,12 +373,12 @@ class Conv2dLayer(nn.Module):
         bias: bool = True,
         activation: str = "linear",
         down: int = 1,
-        taps: Sequence[float] = (1, 3, 3, 1),
+        resample_filter: Sequence[float] = (1, 3, 3, 1),
         conv_clamp: float | None = None,
     ) -> None:
         super().__init__()
         self.activation, self.down, self.conv_clamp = activation, down, conv_clamp
-        self.register_buffer("resample_filter", resample_filter(taps))
+        self.register_buffer("resample_filter", low_pass(resample_filter))
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.act_gain = SQRT2 if activation == "lrelu" else 1.0
@@ -402,19 +405,25 @@ class DiscriminatorBlock(nn.Module):
         out_channels: int,
         img_channels: int,
         architecture: str,
-        taps: Sequence[float] = (1, 3, 3, 1),
+        resample_filter: Sequence[float] = (1, 3, 3, 1),
         conv_clamp: float | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
-        self.register_buffer("resample_filter", resample_filter(taps))
-        kwargs: dict[str, Any] = {"activation": "lrelu", "taps": taps, "conv_clamp": conv_clamp}
+        self.register_buffer("resample_filter", low_pass(resample_filter))
+        kwargs: dict[str, Any] = {
+            "activation": "lrelu",
+            "resample_filter": resample_filter,
+            "conv_clamp": conv_clamp,
+        }
         if in_channels == 0:
             self.fromrgb = Conv2dLayer(img_channels, tmp_channels, 1, **kwargs)
         self.conv0 = Conv2dLayer(tmp_channels, tmp_channels, 3, **kwargs)
         self.conv1 = Conv2dLayer(tmp_channels, out_channels, 3, down=2, **kwargs)
         if architecture == "resnet":
-            self.skip = Conv2dLayer(tmp_channels, out_channels, 1, bias=False, down=2, taps=taps)
+            self.skip = Conv2dLayer(
+                tmp_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter
+            )
         self.reads_rgb = in_channels == 0
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def lrelu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, LRELU_SLOPE)
 
 
-def resample_filter(taps: Sequence[float]) -> Tensor:
+def low_pass(taps: Sequence[float]) -> Tensor:
     """Normalised 2-D low-pass filter (T×T, float32): the outer product of an even number T of symmetric taps."""
     f = torch.tensor(taps, dtype=torch.float64)
     f = f / f.sum()

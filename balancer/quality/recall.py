@@ -1,0 +1,25 @@
+"""Recall (arXiv 1904.06991): the share of real images that lie where synthetic images are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from balancer.quality.neighbours import distances, radii
+from balancer.quality.resampling import disjoint_pairs
+
+K = 3
+
+
+def compute(x: np.ndarray, y: np.ndarray) -> float:
+    """Share of rows of x inside the ball of any row of y (more than K rows) to its K-th neighbour: [0, 1]."""
+    return float((distances(x, y) <= radii(y, K)).any(axis=1).mean())
+
+
+def interval(x: np.ndarray, y: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+    """None: balls of k-th neighbours shrink as the sample grows, so that the value is one of its size."""
+    return None
+
+
+def real_vs_real(real: np.ndarray, m: int, n: int, draws: int, seed: int) -> np.ndarray:
+    """Recall of `draws` pairs of disjoint subsamples (m and n rows) of `real`: float64, length `draws`."""
+    return np.array([compute(real[i], real[j]) for i, j in disjoint_pairs(len(real), m, n, draws, seed)])

@@ -93,14 +93,14 @@ CELL_TYPES: dict[str, CellType] = {
         (14.8, 1.4), (0.50, 0.07), lobes=(0.12, 0.38, 0.4, 0.1), lobe_spacing=(0.95, 0.2), bend=(2.3, 0.8),
         constriction=(0.25, 0.15), nucleus_irregularity_um=(0.4, 0.14), chromatin_od=(0.56, 0.08),
         chromatin_clumping=(0.28, 0.06), chromatin_coarseness=(0.35, 0.15), cell_irregularity_um=(0.55, 0.25),
-        cell_elongation=(1.12, 0.08), basophilia=(0.16, 0.05), acidophilia=(0.05, 0.02), frost=(0.22, 0.07), vacuoles=2.2,
+        cell_elongation=(1.12, 0.08), basophilia=(0.16, 0.05), acidophilia=(0.05, 0.02), frost=(0.22, 0.07), vacuoles=2.2, vacuole_radius_um=(0.65, 0.15),
     ),
     # Mostly two lobes; large round orange-red granules pack the cytoplasm.
     "eosinophil": CellType(
         (12.7, 1.0), (0.35, 0.05), lobes=(0, 0.72, 0.26, 0.02), lobe_spacing=(1.75, 0.2), bend=(2.2, 0.8),
         constriction=(0.78, 0.12), chromatin_od=(0.66, 0.08), chromatin_coarseness=(0.6, 0.12),
-        basophilia=(0.04, 0.02), acidophilia=(0.12, 0.03), granules_per_um2=(2.6, 0.5), granule_radius_um=(0.36, 0.04),
-        granule_eosin=(0.19, 0.04), granule_azure=(0.02, 0.01), granule_cover=0.15, vacuoles=0.15,
+        basophilia=(0.04, 0.02), acidophilia=(0.16, 0.03), granules_per_um2=(2.6, 0.5), granule_radius_um=(0.36, 0.04),
+        granule_eosin=(0.18, 0.04), granule_azure=(0.04, 0.015), granule_cover=0.15, vacuoles=0.15,
     ),
     # Coarse purple-black granules of uneven size that hide an S-shaped or bilobed nucleus.
     "basophil": CellType(

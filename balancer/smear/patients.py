@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-CREAM = np.array([252.0, 238.0, 214.0])
+CREAM = np.array([255.0, 240.0, 216.0])
 COOL_WHITE = np.array([236.0, 233.0, 238.0])
 
 
@@ -22,13 +22,13 @@ def sample_patients(n: int, seed: list[int]) -> pd.DataFrame:
     table = {f"{dye}_gain": rng.lognormal(0, 0.13, n) for dye in ("eosin", "azure", "blue", "haemoglobin")}
     table |= {f"{channel}_gain": rng.lognormal(0, 0.05, n) for channel in ("red", "green", "blue_channel")}
     warmth = rng.beta(1.6, 0.9, (n, 1))
-    light = (warmth * CREAM + (1 - warmth) * COOL_WHITE) * rng.uniform(0.93, 1.0, (n, 1))
+    light = (warmth * CREAM + (1 - warmth) * COOL_WHITE) * rng.uniform(0.95, 1.0, (n, 1))
     table |= {f"light_{channel}": light[:, i] for i, channel in enumerate(("red", "green", "blue"))}
     return pd.DataFrame(
         table
         | {
             "light_gradient": rng.uniform(0, 0.08, n),
-            "focus_um": rng.uniform(0.10, 0.32, n),
+            "focus_um": rng.uniform(0.08, 0.28, n),
             "grain": rng.uniform(0.6, 2.0, n),
             "red_cell_diameter_um": rng.normal(7.3, 0.3, n).clip(6.5, 8.1),
             "red_cell_pallor": rng.uniform(0.85, 1.35, n),

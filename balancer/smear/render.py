@@ -26,7 +26,7 @@ NUCLEUS, CYTOPLASM = 255, 128
 DYES = np.array(
     [
         [0.20, 0.86, 0.78],  # eosin in acidophil granules: orange-red
-        [0.76, 1.00, 0.44],  # azure B and eosin on DNA (the Romanowsky effect): purple
+        [0.74, 1.00, 0.36],  # azure B and eosin on DNA (the Romanowsky effect): purple
         [1.00, 0.86, 0.34],  # azure B alone on RNA: blue
         [0.58, 1.00, 0.88],  # haemoglobin with eosin: salmon
     ],
@@ -116,25 +116,15 @@ class _Scene:
     def dots(self, count: Array, radius: Array, reach_um: Array, spread: float, soft: float = 0.2) -> Array:
         """Soft dots scattered evenly within `reach_um` of the cell's centre, 0 outside to 1 inside, N×S×S."""
         counts = count.ravel().astype(int)
-        discs = []
-        for i, rng in enumerate(self.rngs):
-            u = rng.random((counts[i], 5), np.float32)
-            distance, angle = reach_um[i].item() * np.sqrt(u[:, 0]), 2 * np.pi * u[:, 1]
-            size = radius[i].item() * (1 + spread * (2 * u[:, 2] - 1))
-            x, y = self.p["x_um"][i].item(), self.p["y_um"][i].item()
-            discs.append(
-                np.stack(
-                    [
-                        x + distance * np.cos(angle),
-                        y + distance * np.sin(angle),
-                        size,
-                        1 + 0.4 * u[:, 3],
-                        3.14 * u[:, 4],
-                    ],
-                    1,
-                )
-            )
-        return self.splat(counts, np.concatenate(discs), lambda d, r: _ramp((r - d) / soft + 0.5), soft)
+        u = np.concatenate([rng.random((n, 5), np.float32) for rng, n in zip(self.rngs, counts, strict=True)])
+        reach, size, x, y = (
+            np.repeat(each.ravel(), counts) for each in (reach_um, radius, self.p["x_um"], self.p["y_um"])
+        )
+        distance, angle = reach * np.sqrt(u[:, 0]), 2 * np.pi * u[:, 1]
+        x, y = x + distance * np.cos(angle), y + distance * np.sin(angle)
+        size = size * (1 + spread * (2 * u[:, 2] - 1))
+        discs = np.stack([x, y, size, 1 + 0.4 * u[:, 3], np.pi * u[:, 4]], 1)
+        return self.splat(counts, discs, lambda d, r: _ramp((r - d) / soft + 0.5), soft)
 
     # Outlines
 
@@ -232,15 +222,12 @@ class _Scene:
 
     def platelets(self) -> Array:
         """Density of platelets, 0 to 1, N×S×S."""
-        counts = np.array(
-            [rng.poisson(mean.item()) for rng, mean in zip(self.rngs, self.p["platelets"], strict=True)]
-        )
-        discs = []
-        for rng, count in zip(self.rngs, counts, strict=True):
-            u = rng.random((count, 5), np.float32)
-            xy = FIELD_UM * (u[:, :2] - 0.5)
-            discs.append(np.column_stack([xy, 0.7 + 0.7 * u[:, 2], 1 + 0.6 * u[:, 3], np.pi * u[:, 4]]))
-        return self.splat(counts, np.concatenate(discs), lambda d, r: _ramp((r - d) / 0.7 + 0.3), 0.7)
+        means = self.p["platelets"].ravel()
+        counts = np.array([rng.poisson(mean) for rng, mean in zip(self.rngs, means, strict=True)])
+        u = np.concatenate([rng.random((n, 5), np.float32) for rng, n in zip(self.rngs, counts, strict=True)])
+        place = FIELD_UM * (u[:, :2] - 0.5)
+        discs = np.column_stack([place, 0.7 + 0.7 * u[:, 2], 1 + 0.6 * u[:, 3], np.pi * u[:, 4]])
+        return self.splat(counts, discs, lambda d, r: _ramp((r - d) / 0.7 + 0.3), 0.7)
 
     # The picture
 
@@ -281,7 +268,7 @@ class _Scene:
         blue += nucleus * (0.04 + 0.15 * nucleolus * p["nucleolus_contrast"])
 
         # Granules and Auer rods.
-        granule = np.minimum(self.dots(p["granules"], p["granule_radius_um"], 1.02 * body_radius, 0.3), 1.6)
+        granule = np.minimum(self.dots(p["granules"], p["granule_radius_um"], 1.02 * body_radius, 0.3), 1.4)
         granule *= cell * (1 - (1 - p["granule_cover"]) * nucleus)
         rod = self.auer_rod(body_radius) * cell * (1 - 0.6 * nucleus) * p["auer_rods"]
         eosin += p["granule_eosin"] * granule + 0.3 * rod

@@ -1,0 +1,172 @@
+"""One source image of any kind, decoded to RGB and made square; what is no image is refused with a sentence."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from balancer.errors import InputError
+
+MAX_PIXELS = 100_000_000
+Crop = Literal["crop", "pad"]
+_DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+
+
+def decode(path: Path) -> np.ndarray:
+    """Decode an image file to uint8 H×W×3 in [0, 255], or to float32 H×W×3 in the file's own units when deeper.
+
+    Grey and palette images become RGB, transparency lies over white, CMYK is converted, the EXIF orientation is
+    applied. Deep images (16 bits or more a channel) keep their numbers, so that the caller can scale a whole set
+    with one factor (`to_8_bits`). Of several frames the first is taken. Raises InputError for a file that is
+    missing, no image, truncated, or larger than 100 megapixels; size is judged before decoding.
+    """
+    try:
+        with warnings.catch_warnings(), Path(path).open("rb") as file:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
+            try:
+                with Image.open(file) as image:
+                    _refuse_huge(path, image.size)
+                    deep_rgb = _deep_colour(file, image)
+                    return deep_rgb if deep_rgb is not None else _rgb(ImageOps.exif_transpose(image))
+            except UnidentifiedImageError:
+                if Path(path).suffix.lower() not in {".tif", ".tiff"}:
+                    raise InputError(f"{path} is no image that can be read.") from None
+                return _deep_tiff(path)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels; crop it first.") from None
+    except (
+        Exception
+    ) as error:  # decoders of damaged files raise nearly anything: struct, zlib, key, index errors
+        raise InputError(f"{path} cannot be read as an image ({error or type(error).__name__}).") from None
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height from the file's header, or None where `decode` would refuse or needs another reader."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return image.size if image.width * image.height <= MAX_PIXELS else None
+    except Exception:  # as in `decode`: whatever is wrong with the file is said there
+        return None
+
+
+def _refuse_huge(path: Path, size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(
+            f"{path} has {size[0]}×{size[1]} pixels, more than {MAX_PIXELS // 10**6} megapixels; crop it first."
+        )
+
+
+def _deep_colour(file: IO[bytes], image: Image.Image) -> np.ndarray | None:
+    """Colour PNG of 16 bits a channel, which Pillow would cut to 8 bits; None for all other images."""
+    if image.format != "PNG" or image.mode not in {"RGB", "RGBA", "LA"}:
+        return None
+    position = file.tell()
+    file.seek(24)  # bit depth in the IHDR chunk
+    depth = file.read(1)[0]
+    file.seek(position)
+    if depth != 16:
+        return None
+    import torch
+    from torchvision.io import ImageReadMode, decode_png
+
+    file.seek(0)
+    data = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+    pixels = decode_png(data, mode=ImageReadMode.UNCHANGED).numpy().transpose(1, 2, 0).astype(np.float32)
+    colour = pixels[..., : 3 if pixels.shape[2] > 2 else 1]
+    if pixels.shape[2] in (2, 4):
+        alpha = pixels[..., -1:] / 65535
+        colour = colour * alpha + 65535 * (1 - alpha)
+    return np.broadcast_to(colour, (*colour.shape[:2], 3))
+
+
+def _deep_tiff(path: Path) -> np.ndarray:
+    """Colour TIFF of 16 bits a channel, which Pillow cannot read."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        series = tiff.series[0].levels[0]
+        if series.size > 4 * MAX_PIXELS:
+            raise Image.DecompressionBombError
+        pixels = series.asarray()
+    if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] > 4:  # planes first
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise InputError(f"{path} has {pixels.shape} samples, where grey or RGB pixels were expected.")
+    colour = pixels[..., : 3 if pixels.shape[2] >= 3 else 1]
+    wide = np.broadcast_to(colour, (*colour.shape[:2], 3))
+    return wide if wide.dtype == np.uint8 else wide.astype(np.float32)
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Pixels of an opened image: uint8 H×W×3, or float32 H×W×3 of a deep grey image."""
+    if image.mode in _DEEP_MODES:
+        grey = np.nan_to_num(np.asarray(image).astype(np.float32))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
+    if image.has_transparency_data:
+        over_white = Image.new("RGBA", image.size, "white")
+        return np.asarray(Image.alpha_composite(over_white, image.convert("RGBA")).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def white_level(pixels: np.ndarray) -> float:
+    """99.9th percentile of a deep image; the largest of a set becomes white, so that a hot pixel does not."""
+    return float(np.quantile(pixels, 0.999))
+
+
+def to_8_bits(pixels: np.ndarray, white: float) -> np.ndarray:
+    """Scale a deep image so that `white` becomes 255: float32 H×W×3 to uint8, clipped. 8 bits pass unchanged."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    return np.rint(np.clip(pixels * (255 / max(white, 1e-12)), 0, 255)).astype(np.uint8)
+
+
+def make_square(
+    pixels: np.ndarray, resolution: int, crop: Crop = "crop", *, nearest: bool = False
+) -> np.ndarray:
+    """Crop or pad uint8 H×W or H×W×C to a square, never stretching it, and resize to `resolution`.
+
+    "crop" keeps the centre square; "pad" adds a frame in the median colour of the image's edge. Lanczos resampling
+    (antialiased), or the nearest pixel for masks.
+    """
+    height, width = pixels.shape[:2]
+    side = min(height, width) if crop == "crop" else max(height, width)
+    if crop == "crop":
+        top, left = (height - side) // 2, (width - side) // 2
+        pixels = pixels[top : top + side, left : left + side]
+    elif height != width:
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        frame = np.empty((side, side, *pixels.shape[2:]), dtype=np.uint8)
+        frame[:] = 0 if nearest else np.median(edge, axis=0)
+        top, left = (side - height) // 2, (side - width) // 2
+        frame[top : top + height, left : left + width] = pixels
+        pixels = frame
+    if side == resolution:
+        return np.ascontiguousarray(pixels)
+    resampling = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(pixels)).resize((resolution, resolution), resampling)
+    )
+
+
+def read_any_image(path: Path, resolution: int, crop: Crop = "crop") -> np.ndarray:
+    """Read any image file as `prepare` would: uint8 R×R×3 in [0, 255].
+
+    A deep image (16 bits) is scaled by its own white level, there being no set to share one with.
+    """
+    pixels = decode(path)
+    if pixels.dtype != np.uint8:
+        pixels = to_8_bits(pixels, white_level(pixels))
+    return make_square(pixels, resolution, crop)

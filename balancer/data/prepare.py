@@ -1,0 +1,528 @@
+"""From any source to a prepared dataset: read, decode, find duplicates, split, thin, write."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from balancer.data.dataset import COLUMNS, FORMAT, SPLITS, fingerprint
+from balancer.data.decode import Crop, decode, image_size, make_square, to_8_bits, white_level
+from balancer.data.sources import MASKS, SPLIT_NAMES, open_source, some
+from balancer.data.splits import (
+    RATIOS,
+    STUDY_SPLITS,
+    assign_splits,
+    join_groups,
+    long_tail_limits,
+    thin,
+)
+from balancer.errors import InputError, unknown_name
+from balancer.files import new_directory, refuse_existing, write_csv, write_json
+from balancer.imaging.duplicates import describe, pairs_of_described
+from balancer.progress import note, stage, track
+
+RESOLUTIONS = (32, 64, 128, 224)
+_LEAST, _MOST = 8, 1024
+_UNSORTED = "unsorted"
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `prepare` made and what it noticed on the way."""
+
+    root: Path
+    classes: tuple[str, ...]
+    resolution: int
+    source: str  # real | rendered
+    fingerprint: str
+    counts: dict[str, dict[str, int]]  # split → class → images
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # source file, reason
+    duplicates_removed: list[tuple[str, str]] = field(default_factory=list)  # removed file, the file kept
+    label_conflicts: list[tuple[str, str]] = field(default_factory=list)  # the same image under two labels
+    near_duplicates: list[tuple[str, str]] = field(default_factory=list)  # kept, in one split
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as JSON values."""
+        return {**asdict(self), "root": str(self.root), "classes": list(self.classes)}
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """One image after decoding; its prepared PNG lies aside."""
+
+    source_sha256: str  # of the file's bytes
+    pixel_sha256: str  # of the decoded pixels at full size
+    source_width: int
+    source_height: int
+    described: np.ndarray  # for near-duplicates
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    *,
+    resolution: int | None = None,
+    label_column: str | None = None,
+    mapping: Path | None = None,
+    group_by: Sequence[str] = (),
+    limits: Mapping[str, int] | None = None,
+    long_tail: float | None = None,
+    keep_splits: bool = False,
+    seed: int = 0,
+    ratios: Sequence[float] = RATIOS,
+    crop: Crop = "crop",
+    on_bad_image: Literal["skip", "stop"] = "skip",
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> Summary:
+    """Make a prepared dataset at `out` from `source` (see `open_source` for what can be read).
+
+    Images become `resolution`×`resolution` RGB PNGs, cropped to the centre square or padded, never stretched;
+    without `resolution` the largest of 32, 64, 128 and 224 px that no image falls short of. Deep images (16 bits)
+    share one scaling. Exact duplicates of one label are kept once. Images that share a value in a column of
+    `group_by`, and near-duplicates, form a group, which lies in one of train, validation and test. `limits` (label
+    to number) and `long_tail` (imbalance ratio) thin train, and validation in proportion; what they remove goes to
+    heldout. With `keep_splits` the source's own splits stay as they are. A bad image is named and skipped, or
+    stops the run. The same seed gives the same dataset. Raises InputError; then nothing is written.
+    """
+    source, out = Path(source), Path(out)
+    _check_options(source, out, resolution, limits or {}, long_tail, ratios)
+    refuse_existing(out, overwrite)
+    stage("Reading the source")
+    with open_source(source, label_column, mapping) as opened, new_directory(out, overwrite) as aside:
+        notes = list(opened.notes)
+        _check_names(opened.table, group_by, limits or {})
+        if resolution is None:
+            resolution = _choose_resolution(opened.table["path"].tolist())
+            notes.append(f"A resolution of {resolution} px was chosen from the sizes of the images.")
+        (aside / _UNSORTED).mkdir()
+        table, described, skipped = _decode_all(
+            opened.table, aside / _UNSORTED, resolution, crop, on_bad_image, notes
+        )
+        classes = tuple(sorted(opened.table["label"].unique()))
+        _check_classes(source, classes, table, skipped, notes)
+
+        near = [(i, j) for i, j, _ in pairs_of_described(described)]
+        columns = [table[column].to_numpy() for column in (*group_by, "pixel_sha256")]
+        table["group"] = _group_names(table, join_groups(columns, near, len(table)), group_by)
+        duplicates = _exact_duplicates(table, notes)
+        near = [(i, j) for i, j in near if i not in duplicates and j not in duplicates]
+        conflicts = _label_conflicts(table, near, notes)
+        files = table["source_file"]
+        table = table.drop(index=list(duplicates))
+
+        splits, kept = _split(table, keep_splits, ratios, seed, notes)
+        table["split"] = _thin(table, splits, limits or {}, long_tail, seed, notes)
+        table["source"] = opened.kind
+        table["file_name"] = _file_names(table)
+        if "um_per_pixel" in table:
+            table["um_per_pixel"] = _rescaled(table, resolution, crop)
+
+        masks = _write_images(aside, table, classes, resolution, crop, notes)
+        _write_tables(aside, table, opened.table)
+        sizes = table.groupby(["split", "label"]).size()
+        counts = {s: {label: int(sizes.get((s, label), 0)) for label in classes} for s in SPLITS}
+        identity = fingerprint(zip(table["split"], table["label"], table["source_sha256"], strict=True))
+        info = {
+            "format": FORMAT,
+            "kind": "prepared",
+            "classes": list(classes),
+            "resolution": resolution,
+            "source": opened.kind,
+            "counts": counts,
+            "splits": {
+                "seed": seed,
+                "ratios": list(ratios),
+                "group_by": list(group_by),
+                "kept": kept,
+                "limits": dict(limits or {}),
+                "long_tail": long_tail,
+            },
+            "crop": crop,
+            "masks": masks,
+            "licence": licence,
+            "fingerprint": identity,
+            "origin": str(source.absolute()),
+            "notes": notes,
+        }
+        write_json(aside / "dataset.json", info)
+    for sentence in notes:
+        note(sentence)
+    return Summary(
+        root=out,
+        classes=classes,
+        resolution=resolution,
+        source=opened.kind,
+        fingerprint=identity,
+        counts=counts,
+        skipped=skipped,
+        duplicates_removed=[(files[i], files[j]) for i, j in duplicates.items()],
+        label_conflicts=[(files[i], files[j]) for i, j in conflicts],
+        near_duplicates=[(files[i], files[j]) for i, j in near],
+        notes=notes,
+    )
+
+
+def _check_options(
+    source: Path,
+    out: Path,
+    resolution: int | None,
+    limits: Mapping[str, int],
+    long_tail: float | None,
+    ratios: Sequence[float],
+) -> None:
+    if resolution is not None and not _LEAST <= resolution <= _MOST:
+        raise InputError(f"A resolution of {resolution} is out of range; give {_LEAST} to {_MOST} pixels.")
+    for label, limit in limits.items():
+        if limit < 1:
+            raise InputError(f"--limit {label}={limit} would leave no image to train on; give 1 or more.")
+    if long_tail is not None and not 1 < long_tail < float("inf"):
+        raise InputError(
+            f"--long-tail {long_tail:g} is no imbalance ratio; give a number above 1, such as 100."
+        )
+    if len(ratios) != 3 or not min(ratios) > 0 or abs(sum(ratios) - 1) > 1e-6:
+        raise InputError(f"The split ratios {tuple(ratios)} must be three numbers above 0 that sum to 1.")
+    if source.is_dir() and out.absolute().resolve().is_relative_to(source.absolute().resolve()):
+        raise InputError(f"{out} lies inside the source {source}; choose an output outside of it.")
+
+
+def _check_names(table: pd.DataFrame, group_by: Sequence[str], limits: Mapping[str, int]) -> None:
+    known = [column for column in table if column not in {"path", "mask", "label", "source_file"}]
+    for column in group_by:
+        if column not in known:
+            raise unknown_name("column", column, known)
+    labels = sorted(table["label"].unique())
+    for label in limits:
+        if label not in labels:
+            raise unknown_name("class", label, labels)
+
+
+def _choose_resolution(paths: Sequence[Path]) -> int:
+    """The largest usual resolution that no readable image falls short of; 32 where they are smaller still."""
+    sizes = [min(size) for size in _in_threads(image_size, paths, "Reading sizes") if size is not None]
+    smallest = min(sizes, default=RESOLUTIONS[0])
+    return max((r for r in RESOLUTIONS if r <= smallest), default=RESOLUTIONS[0])
+
+
+def _in_threads(function: Callable[[T], S], items: Sequence[T], description: str) -> list[S]:
+    """Map over threads with progress; decoding and resizing release the interpreter's lock."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        return list(track(pool.map(function, items), description, total=len(items)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_all(
+    table: pd.DataFrame,
+    folder: Path,
+    resolution: int,
+    crop: Crop,
+    on_bad_image: str,
+    notes: list[str],
+) -> tuple[pd.DataFrame, np.ndarray, list[tuple[str, str]]]:
+    """Decode every image and write it to `folder/<row>.png`; deep ones in a second pass, with one white level.
+
+    Returns the rows that could be read, with the column `row` and what `_Decoded` holds; the images' descriptions;
+    and the files skipped with the reasons.
+    """
+    paths = table["path"].tolist()
+
+    def read(row: int, white: float | None = None) -> _Decoded | float | InputError:
+        try:
+            pixels = decode(paths[row])
+        except InputError as error:
+            if on_bad_image == "stop":
+                raise
+            return error
+        if pixels.dtype != np.uint8:
+            if white is None:
+                return white_level(pixels)
+            pixels = to_8_bits(pixels, white)
+        square = make_square(pixels, resolution, crop)
+        Image.fromarray(square).save(folder / f"{row}.png")
+        height, width = pixels.shape[:2]
+        return _Decoded(
+            source_sha256=hashlib.sha256(paths[row].read_bytes()).hexdigest(),
+            pixel_sha256=hashlib.sha256(b"%d %d " % (width, height) + pixels.tobytes()).hexdigest(),
+            source_width=width,
+            source_height=height,
+            described=describe(square[None])[0],
+        )
+
+    results = _in_threads(read, range(len(paths)), "Reading images")
+    levels = {row: result for row, result in enumerate(results) if isinstance(result, float)}
+    if levels:
+        white = max(levels.values())
+        notes.append(
+            f"{len(levels)} images are deeper than 8 bits; all were scaled alike, {white:g} to white."
+        )
+        second = _in_threads(lambda row: read(row, white), list(levels), "Scaling deep images")
+        for row, result in zip(levels, second, strict=True):
+            results[row] = result
+    decoded = {row: result for row, result in enumerate(results) if isinstance(result, _Decoded)}
+    files = table["source_file"].tolist()
+    skipped = [
+        (files[row], str(result)) for row, result in enumerate(results) if isinstance(result, InputError)
+    ]
+    if skipped:
+        first = f"first: {skipped[0][1]}"
+        notes.append(f"{_images(len(skipped))} could not be read and skipped; {first}")
+    table = table.iloc[list(decoded)].reset_index(drop=True).assign(row=list(decoded))
+    for name in ("source_sha256", "pixel_sha256", "source_width", "source_height"):
+        table[name] = [getattr(one, name) for one in decoded.values()]
+    small = int((table[["source_width", "source_height"]].min(axis=1) < resolution).sum())
+    if small:
+        notes.append(f"{_images(small)} smaller than {resolution} px and enlarged.")
+    side = min(16, resolution)
+    described = np.array([one.described for one in decoded.values()], dtype=np.float32)
+    return table, described.reshape(-1, side, side), skipped
+
+
+def _images(n: int) -> str:
+    return "1 image was" if n == 1 else f"{n} images were"
+
+
+def _check_classes(
+    source: Path,
+    classes: Sequence[str],
+    table: pd.DataFrame,
+    skipped: Sequence[tuple[str, str]],
+    notes: list[str],
+) -> None:
+    left = set(table["label"])
+    if len(left) < 2:
+        which = f"only class {min(left)}" if left else "no class"
+        first = f" First: {skipped[0][1]}" if skipped else ""
+        raise InputError(f"{source} has readable images of {which}, where two or more are needed.{first}")
+    for label in sorted(set(classes) - left):
+        notes.append(f"No image of class {label} could be read; its folders are empty.")
+
+
+def _exact_duplicates(table: pd.DataFrame, notes: list[str]) -> dict[int, int]:
+    """Images of one label with equal pixels: {the one to remove: the one kept}, positions in `table`."""
+    first = table.groupby(["pixel_sha256", "label"], sort=False)["row"].transform(lambda rows: rows.index[0])
+    duplicates = {int(i): int(j) for i, j in first.items() if i != j}
+    if duplicates:
+        files = table["source_file"]
+        named = some([f"{files[i]} = {files[j]}" for i, j in duplicates.items()])
+        notes.append(f"{_images(len(duplicates))} left out as exact duplicates, one of each kept: {named}.")
+    return duplicates
+
+
+def _label_conflicts(
+    table: pd.DataFrame, near: Sequence[tuple[int, int]], notes: list[str]
+) -> list[tuple[int, int]]:
+    """Pairs of images that are the same picture, exactly or nearly, under two labels."""
+    labels, files = table["label"], table["source_file"]
+    one_per_label = table.drop_duplicates(["pixel_sha256", "label"])
+    equal = [
+        pair
+        for _, rows in one_per_label.groupby("pixel_sha256")
+        if len(rows) > 1
+        for pair in combinations(rows.index.tolist(), 2)
+    ]
+    conflicts = sorted({*equal, *((i, j) for i, j in near if labels[i] != labels[j])})
+    if conflicts:
+        named = some([f"{files[i]} = {files[j]}" for i, j in conflicts])
+        notes.append(
+            f"The same picture is under two labels in {len(conflicts)} pair{'s' * (len(conflicts) > 1)}, each kept in "
+            f"one split: {named}."
+        )
+    return conflicts
+
+
+def _split(
+    table: pd.DataFrame,
+    keep_splits: bool,
+    ratios: Sequence[float],
+    seed: int,
+    notes: list[str],
+) -> tuple[np.ndarray, bool]:
+    """The split of each row, and whether the source's own were kept."""
+    own = table["split"].map(lambda name: SPLIT_NAMES.get(str(name).lower(), name), na_action="ignore")
+    labels, groups = table["label"].to_numpy(), table["group"].to_numpy()
+    if not keep_splits:
+        if own.notna().all():
+            notes.append("The source has splits of its own, which were not kept; --keep-splits keeps them.")
+        splits, found = assign_splits(labels, groups, ratios, seed)
+        notes.extend(found)
+        return splits, False
+    if own.isna().any():
+        raise InputError(
+            f"--keep-splits: {own.isna().sum()} images name no split; use folders train, validation and test, or a "
+            "column split."
+        )
+    strange = sorted(set(own) - set(SPLITS))
+    if strange:
+        raise unknown_name("split", strange[0], SPLITS)
+    splits = own.to_numpy(dtype=object)
+    if "train" not in set(splits):
+        raise InputError("--keep-splits: the source has no train split.")
+    missing = [split for split in STUDY_SPLITS if split not in set(splits)]
+    if missing:
+        train = splits == "train"
+        parts = [
+            r if s == "train" or s in missing else 0.0 for s, r in zip(STUDY_SPLITS, ratios, strict=True)
+        ]
+        splits[train], found = assign_splits(labels[train], groups[train], parts, seed)
+        notes.extend(
+            [
+                f"The source has no {' and no '.join(missing)} split; it was taken from its train split.",
+                *found,
+            ]
+        )
+    study = splits != "heldout"
+    across = pd.Series(splits[study]).groupby(groups[study]).nunique()
+    if (across > 1).any():
+        notes.append(
+            f"The source's own splits separate {int((across > 1).sum())} groups or pairs of duplicates; "
+            "`balancer inspect` lists them."
+        )
+    return splits, True
+
+
+def _thin(
+    table: pd.DataFrame,
+    splits: np.ndarray,
+    limits: Mapping[str, int],
+    long_tail: float | None,
+    seed: int,
+    notes: list[str],
+) -> np.ndarray:
+    labels = table["label"].to_numpy()
+    counts = {str(k): int(v) for k, v in pd.Series(labels[splits == "train"]).value_counts().items()}
+    wanted = dict(long_tail_limits(counts, long_tail)) if long_tail is not None else {}
+    for label, limit in limits.items():
+        if limit >= counts.get(label, 0):
+            notes.append(f"--limit {label}={limit} removes nothing: train has {counts.get(label, 0)}.")
+        wanted[label] = min(limit, wanted.get(label, limit))
+    thinned = thin(labels, splits, wanted, seed)
+    moved = int((thinned != splits).sum())
+    if moved:
+        notes.append(f"{moved} images of thinned classes lie in heldout.")
+    return thinned
+
+
+def _group_names(table: pd.DataFrame, groups: np.ndarray, group_by: Sequence[str]) -> list[str]:
+    """A group is named after a value of the first group column that it has, else after its first image's file."""
+    names = table["source_file"].to_numpy(dtype=object)
+    for column in reversed(group_by):
+        known = table[column].notna().to_numpy()
+        names = np.where(known, column + "=" + table[column].fillna("").astype(str).to_numpy(), names)
+    by_group: dict[int, str] = {}
+    for group, name in zip(groups.tolist(), names, strict=True):
+        by_group.setdefault(group, str(name))
+    return [by_group[group] for group in groups.tolist()]
+
+
+def _file_names(table: pd.DataFrame) -> list[str]:
+    """<label>/<name>.png: the source's own name, with a number where two in one class agree."""
+    taken: set[str] = set()
+    names = []
+    for label, file in zip(table["label"], table["source_file"], strict=True):
+        stem = re.sub(r"[^\w.+ -]", "_", Path(file).stem).strip(". ")[:100] or "image"
+        name, number = f"{label}/{stem}.png", 2
+        while name.casefold() in taken:
+            name, number = f"{label}/{stem}-{number}.png", number + 1
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _rescaled(table: pd.DataFrame, resolution: int, crop: Crop) -> pd.Series:
+    """um_per_pixel of the prepared pixels, each of which covers side/resolution of the source's."""
+    scale = pd.to_numeric(table["um_per_pixel"], errors="coerce")
+    sides = table[["source_width", "source_height"]]
+    side = sides.min(axis=1) if crop == "crop" else sides.max(axis=1)
+    wrong = table["um_per_pixel"].notna() & ~(scale > 0)
+    if wrong.any():
+        row = table[wrong].iloc[0]
+        raise InputError(
+            f"um_per_pixel of {row['source_file']} is {row['um_per_pixel']}; give a number above 0."
+        )
+    return scale * side / resolution
+
+
+def _write_images(
+    aside: Path,
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    resolution: int,
+    crop: Crop,
+    notes: list[str],
+) -> int:
+    """Move the PNGs into their splits, write masks beside them, and return the number of masks."""
+    have_masks = table["mask"].notna().any()
+    for split in SPLITS:
+        for label in classes:
+            (aside / split / label).mkdir(parents=True)
+            if have_masks:
+                (aside / MASKS / split / label).mkdir(parents=True)
+    unsorted = aside / _UNSORTED
+    for row, split, name in zip(table["row"], table["split"], table["file_name"], strict=True):
+        (unsorted / f"{row}.png").rename(aside / split / name)
+    shutil.rmtree(unsorted)
+
+    def write_mask(row: Any) -> str | None:
+        try:
+            mask = decode(row.mask)
+        except InputError as error:
+            return str(error)
+        if mask.shape[:2] != (row.source_height, row.source_width) or mask.dtype != np.uint8:
+            return f"{row.mask} is {mask.shape[1]}×{mask.shape[0]}, not the size of its image."
+        square = make_square(mask[..., 0], resolution, crop, nearest=True)
+        Image.fromarray(square).save(aside / MASKS / row.split / row.file_name)
+        return None
+
+    rows = list(table[table["mask"].notna()].itertuples())
+    bad = [reason for reason in _in_threads(write_mask, rows, "Writing masks") if reason]
+    if bad:
+        notes.append(f"{len(bad)} masks were left out; first: {bad[0]}")
+    return len(rows) - len(bad)
+
+
+def _write_tables(aside: Path, table: pd.DataFrame, source: pd.DataFrame) -> None:
+    """metadata.csv of each split: the contract's columns, the source file and its size, then the source's columns.
+
+    A column of the source whose name the contract uses gets the prefix source_. Readers infer a column's type from
+    each split alone, so a column is made to look the same in all of them: numbers with gaps are floats, and the gaps
+    of a text column that is empty in a whole split become "unknown". Columns without any value are dropped.
+    """
+    contract = (*COLUMNS, "source_file", "source_width", "source_height")
+    own = source.loc[:, source.notna().any()].drop(
+        columns=["path", "mask", "label", "source_file"], errors="ignore"
+    )
+    own = own.drop(columns="source_sha256", errors="ignore").loc[table["row"]].set_axis(table.index)
+    if "um_per_pixel" in own:
+        own["um_per_pixel"] = table["um_per_pixel"]
+    own.columns = [
+        # `datasets` would take a column of file names for images
+        f"source_{name}" if name in {*contract, "split"} else re.sub("_file_names?$", "_file", str(name))
+        for name in own.columns
+    ]
+    own = own.loc[:, own.notna().any()]
+    for column in own:
+        numbers = pd.to_numeric(own[column], errors="coerce")
+        if numbers.isna().equals(own[column].isna()):
+            own[column] = numbers
+        elif own[column].isna().groupby(table["split"]).all().any():
+            own[column] = own[column].fillna("unknown")
+    full = pd.concat([table[[*contract]], own], axis=1)
+    for split in SPLITS:
+        write_csv(aside / split / "metadata.csv", full[table["split"] == split])

@@ -1,0 +1,73 @@
+"""The arms of a comparison: each is one way to treat the imbalance, and nothing else differs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from balancer.data import ImageStore, PreparedDataset, SyntheticSet
+from classifier.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm does: the loss and sampling of its trainings, and the images added to the train split."""
+
+    summary: str
+    loss: str = "cross-entropy"
+    sampling: str = "natural"
+    adds: Literal["nothing", "synthetic", "heldout"] = "nothing"
+
+    def config(self, base: TrainingConfig, seed: int) -> TrainingConfig:
+        """`base` with this arm's loss and sampling: steps, schedule and augmentation are those of every arm."""
+        return replace(base, loss=self.loss, sampling=self.sampling, seed=seed)
+
+    def train_split(
+        self, data: PreparedDataset, synthetic: Sequence[SyntheticSet]
+    ) -> tuple[ImageStore, np.ndarray]:
+        """The images to train on, and their class indices, int64."""
+        paths, labels = data.paths("train"), [data.labels("train")]
+        if self.adds == "synthetic":
+            for images in synthetic:
+                paths += images.paths()
+                labels.append(
+                    np.array([data.class_index(label) for label in images.table["label"]], dtype=np.int64)
+                )
+        if self.adds == "heldout":
+            usable = np.flatnonzero(usable_heldout(data))
+            held = data.paths("heldout")
+            paths += [held[i] for i in usable]
+            labels.append(data.labels("heldout")[usable])
+        return ImageStore(paths, data.resolution), np.concatenate(labels)
+
+
+def usable_heldout(data: PreparedDataset) -> np.ndarray:
+    """Which held-out images may be trained on, bool: those whose group has no image in validation or test."""
+    judged = set(data.tables["validation"]["group"]) | set(data.tables["test"]["group"])
+    return ~data.tables["heldout"]["group"].isin(judged).to_numpy(dtype=bool)
+
+
+CHEAP = {
+    "unbalanced": Arm("Nothing is done about the imbalance."),
+    "class-weights": Arm("The loss weighs a class by the inverse of its frequency.", loss="class-weights"),
+    "balanced-sampling": Arm("Every class is drawn equally often.", sampling="balanced"),
+    "focal": Arm("The focal loss attends to images that are hard to recognise.", loss="focal"),
+    "logit-adjustment": Arm("The loss allows for the frequencies of the classes.", loss="logit-adjustment"),
+}
+DEFAULT_CHEAP = ("unbalanced", "class-weights", "balanced-sampling")
+GAN = "gan"
+FULL_DATA = "full-data"
+ARMS = (*CHEAP, GAN, FULL_DATA)
+
+
+def gan(best: str) -> Arm:
+    """The cheap arm that was best on validation, plus the synthetic images."""
+    return replace(CHEAP[best], summary=f"Like {best}, with the synthetic images added.", adds="synthetic")
+
+
+def full_data(best: str) -> Arm:
+    """The same cheap arm, plus the real images that were held out: what collecting them would have brought."""
+    return replace(CHEAP[best], summary=f"Like {best}, with the held-out real images added.", adds="heldout")

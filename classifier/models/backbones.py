@@ -1,25 +1,26 @@
 """ConvNeXt V2 and Swin feature pyramids from timm, in sizes from seconds on a CPU to the published models.
 
-ConvNeXt V2: Woo et al. 2023, arXiv 2301.00808. Swin: Liu et al. 2021, arXiv 2103.14030.
+ConvNeXt V2: Woo et al. 2023, arXiv 2301.00808. Swin: Liu et al. 2021, arXiv 2103.14030. Convolutional stems:
+Xiao et al. 2021, arXiv 2106.14881.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import timm
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from balancer.errors import InputError
 
-_STRIDE = 32  # between an input pixel and a pixel of the fourth stage
+_STRIDE = 32  # input pixels to a pixel of the fourth stage
 
 
 @dataclass(frozen=True)
 class Size:
-    """Shape of both pyramids. `published` names the parts whose weights timm can fetch."""
+    """Shapes of both pyramids. Only `published` ones have weights to fetch, and so the papers' patch stems."""
 
     convnext: str
     dims: tuple[int, ...]
@@ -28,25 +29,12 @@ class Size:
     swin_depths: tuple[int, ...]
     swin_heads: tuple[int, ...]
     window: int
-    published: frozenset[str] = frozenset()
-
-    @property
-    def stages(self) -> tuple[int, ...]:
-        return tuple(range(len(self.dims)))
+    published: bool = False
 
 
 SIZES = {
     "micro": Size("convnextv2_atto", (32, 64, 128), (1, 2, 1), 32, (1, 2, 1), (1, 2, 4), 4),
-    "atto": Size(
-        "convnextv2_atto",
-        (40, 80, 160, 320),
-        (2, 2, 6, 2),
-        40,
-        (2, 2, 2, 2),
-        (2, 4, 8, 16),
-        7,
-        frozenset({"convnextv2"}),
-    ),
+    "atto": Size("convnextv2_atto", (40, 80, 160, 320), (2, 2, 6, 2), 40, (2, 2, 2, 2), (2, 4, 8, 16), 7),
     "tiny": Size(
         "convnextv2_tiny",
         (96, 192, 384, 768),
@@ -55,7 +43,7 @@ SIZES = {
         (2, 2, 6, 2),
         (3, 6, 12, 24),
         7,
-        frozenset({"convnextv2", "swin"}),
+        published=True,
     ),
 }
 
@@ -68,9 +56,9 @@ def auto_size(resolution: int, pretrained: bool) -> str:
 
 
 class Canvas(nn.Module):
-    """Enlarge images B×C×R×R to the side that a pyramid works on: a multiple of 32, at least 64 px.
+    """Enlarge images B×3×R×R to the side that the pyramids work on: a multiple of 32, at least 64 px.
 
-    Below that the last maps would have less than a window of pixels; enlarging costs less than it gains.
+    On smaller ones the last maps would have less than a window of pixels.
     """
 
     def __init__(self, resolution: int) -> None:
@@ -83,76 +71,96 @@ class Canvas(nn.Module):
         return F.interpolate(images, size=(self.side, self.side), mode="bilinear", align_corners=False)
 
 
-def published(build: str, **options: object) -> nn.Module:
-    """`timm.create_model`; InputError with a sentence when published weights cannot be fetched."""
-    try:
-        return timm.create_model(build, **options)
-    except Exception as error:
-        if not options.get("pretrained"):
-            raise
-        # The hub's client raises a dozen types of its own, its HTTP library's and OSError.
-        raise InputError(
-            f"The published weights of {build} could not be fetched ({type(error).__name__}: {error}); "
-            "connect to the network once so that they are cached, or train from scratch."
-        ) from error
-
-
-def refuse_unpublished(name: str, size: str, parts: set[str], pretrained: bool) -> None:
-    """Raise InputError when `pretrained` weights are asked for that nobody has published."""
-    if pretrained and not parts <= SIZES[size].published:
-        known = [other for other, shape in SIZES.items() if parts <= shape.published]
-        raise InputError(
-            f"There are no published weights of {name} in size {size}; take {' or '.join(known)}."
-        )
-
-
 class ConvNeXtPyramid(nn.Module):
     """ConvNeXt V2 stages: images B×3×S×S → one map B×C×H×W per stage, strides 4, 8, 16 (and 32)."""
+
+    channels: list[int]
 
     def __init__(self, size: str, pretrained: bool) -> None:
         super().__init__()
         shape = SIZES[size]
-        options = {} if "convnextv2" in shape.published else {"stem_type": "overlap"}
-        self.body = published(
+        self.body = timm_model(
             shape.convnext,
-            pretrained=pretrained,
+            pretrained,
             features_only=True,
-            out_indices=shape.stages,
+            out_indices=tuple(range(len(shape.dims))),
             dims=_four(shape.dims),
             depths=_four(shape.depths),
-            **options,
         )
-        self.channels: list[int] = self.body.feature_info.channels()
+        if not shape.published:
+            self.body["stem_0"] = convolutional_stem(shape.dims[0])
+            self.body["stem_1"] = nn.Identity()
+        self.channels = self.body.feature_info.channels()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.body(images)
 
 
 class SwinPyramid(nn.Module):
-    """Swin stages: images B×3×S×S → one map B×C×H×W per stage (timm's B×H×W×C turned)."""
+    """Swin stages: images B×3×S×S → one map B×C×H×W per stage (timm's B×H×W×C turned), strides as above."""
+
+    channels: list[int]
 
     def __init__(self, size: str, side: int, pretrained: bool) -> None:
         super().__init__()
         shape = SIZES[size]
-        self.body = published(
+        self.body = timm_model(
             "swin_tiny_patch4_window7_224",
-            pretrained=pretrained,
+            pretrained,
             features_only=True,
-            out_indices=shape.stages,
+            out_indices=tuple(range(len(shape.swin_depths))),
             img_size=side,
             strict_img_size=False,
             window_size=shape.window,
             embed_dim=shape.swin_dim,
             depths=_four(shape.swin_depths),
             num_heads=_four(shape.swin_heads),
-            drop_path_rate=0.0,
+            drop_path_rate=0.0,  # 0.1 in timm's published recipe, ConvNeXt's is 0; short trainings want none
         )
-        self.channels: list[int] = self.body.feature_info.channels()
+        if not shape.published:
+            self.body["patch_embed"].proj = convolutional_stem(shape.swin_dim)
+        self.channels = self.body.feature_info.channels()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [feature.permute(0, 3, 1, 2) for feature in self.body(images)]
 
 
+def convolutional_stem(width: int) -> nn.Module:
+    """Images → maps of stride 4 by two overlapping convolutions with batch norm.
+
+    From scratch in a few hundred steps it learns far faster than patches do (PBC, 32 px, 150 steps of 64:
+    macro-F1 0.79 against 0.69).
+    """
+    return nn.Sequential(
+        nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(width // 2),
+        nn.GELU(),
+        nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+    )
+
+
+def timm_model(name: str, pretrained: bool, **options: Any) -> Any:
+    """`timm.create_model`; InputError with a sentence when published weights cannot be fetched."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:
+        if not pretrained:
+            raise
+        # The hub's client raises types of its own, of its HTTP library, and OSError.
+        raise InputError(
+            f"The published weights of {name} could not be fetched ({type(error).__name__}: {error}); "
+            "run once with access to the Hugging Face hub so that they are cached, or train from scratch."
+        ) from error
+
+
+def refuse_unpublished(name: str, size: str, pretrained: bool) -> None:
+    """Raise InputError when `pretrained` weights are asked for that nobody has published."""
+    if pretrained and not SIZES[size].published:
+        known = " or ".join(other for other, shape in SIZES.items() if shape.published)
+        raise InputError(f"There are no published weights of {name} in size {size}; take size {known}.")
+
+
 def _four(values: tuple[int, ...]) -> tuple[int, ...]:
-    """timm describes four stages; those beyond the last one asked for are built and dropped."""
+    """timm describes four stages, and drops those beyond the last one asked for."""
     return (values + (values[-1],) * 4)[:4]

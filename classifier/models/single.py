@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from classifier.models.backbones import (
@@ -10,8 +9,8 @@ from classifier.models.backbones import (
     Canvas,
     ConvNeXtPyramid,
     auto_size,
-    published,
     refuse_unpublished,
+    timm_model,
 )
 from classifier.models.registry import register
 
@@ -35,10 +34,10 @@ class ConvNeXtV2(nn.Module):
 
 @register("convnextv2", sizes=tuple(SIZES), auto=auto_size)
 def convnextv2(classes: int, resolution: int, size: str, pretrained: bool) -> nn.Module:
-    refuse_unpublished("convnextv2", size, {"convnextv2"}, pretrained)
+    refuse_unpublished("convnextv2", size, pretrained)
     return ConvNeXtV2(classes, resolution, size, pretrained)
 
 
 @register("resnet18", sizes=("18",), auto=lambda resolution, pretrained: "18")
 def resnet18(classes: int, resolution: int, size: str, pretrained: bool) -> nn.Module:
-    return published("resnet18", num_classes=classes, pretrained=pretrained)
+    return timm_model("resnet18", pretrained, num_classes=classes)

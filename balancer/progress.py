@@ -5,7 +5,7 @@ The library never prints. The command line installs a `Display` that draws on st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def install(display: Display) -> None:
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield from `iterable` while a bar with remaining time is shown."""
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     return _display.track(iterable, description, total)
 

@@ -1,0 +1,68 @@
+"""Progress, notes and stages on stderr, drawn with rich: what the command line installs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class RichDisplay:
+    """Bars with remaining time on a terminal; a line now and then where stderr is a file or a pipe."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._begun = time.monotonic()
+
+    def track(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+        if not self.console.is_terminal:
+            yield from self._lines(iterable, description, total)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            yield from progress.track(iterable, total=total, description=description)
+
+    def _lines(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+        begun = last = time.monotonic()
+        for done, item in enumerate(iterable):
+            now = time.monotonic()
+            if now - last > _SECONDS_BETWEEN_LINES:
+                last = now
+                left = f", {_clock((now - begun) / done * (total - done))} left" if total and done else ""
+                self._print(f"  {description}: {done} of {total or '?'}{left}")
+            yield item
+
+    def note(self, sentence: str) -> None:
+        self._print(f"  {sentence}")
+
+    def stage(self, name: str) -> None:
+        self._print(f"\n[{_clock(time.monotonic() - self._begun)}] {name}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

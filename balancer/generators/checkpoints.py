@@ -1,0 +1,151 @@
+"""Checkpoints that explain themselves: safetensors with the config in the file's metadata; no pickles.
+
+`state.safetensors` is the truth: every module and optimizer, and the step reached. `generator.safetensors` is
+derived from it: the averaged generator alone, with all that is needed to sample from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from balancer.errors import InputError
+from balancer.files import read_json, write_with
+from balancer.generators import registry
+
+_KEY = "hemabalance"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON description to a safetensors file, atomically."""
+    plain = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
+    write_with(path, lambda aside: save_file(plain, aside, metadata={_KEY: json.dumps(info)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote; InputError when the file is missing, truncated or of another make."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            info = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.") from None
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); train again or take another checkpoint.") from None
+    if info is None:
+        raise InputError(f"{path} is no checkpoint of hemabalance: its metadata has no configuration.")
+    return tensors, info
+
+
+def collect_state(
+    modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """All parameters, buffers and optimizer moments under flat names."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(v) for key, v in moments.items()}
+    return tensors
+
+
+def restore_state(
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    path: Path,
+) -> None:
+    """Put back what `collect_state` took; InputError when the networks have other names or shapes."""
+    try:
+        for name, module in modules.items():
+            prefix = f"module/{name}/"
+            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise InputError(
+            f"{path} holds networks of another architecture, class count or resolution ({reason})"
+        ) from None
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"optimizer/{name}/"):
+                _, _, index, moment = key.split("/")
+                state.setdefault(int(index), {})[moment] = value.clone()
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """The averaged generator of a run, ready to sample."""
+
+    path: Path
+    classes: tuple[str, ...]
+    resolution: int
+    sha256: str  # of generator.safetensors
+    info: dict[str, Any] = field(repr=False)
+    network: nn.Module = field(repr=False)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Path, fingerprint and source (real or rendered) of the dataset it was trained on."""
+        return self.info["data"]
+
+    @torch.inference_mode()
+    def generate(
+        self, label: str, seeds: list[int], truncation: float = 1.0, batch_size: int = 64
+    ) -> np.ndarray:
+        """Images of one class, uint8 N×R×R×3, the i-th a function of the i-th seed alone."""
+        family = registry.family(self.info["generator"])
+        device = next(self.network.parameters()).device
+        images = []
+        for start in range(0, len(seeds), batch_size):
+            z = family.latents(self.info["network"], seeds[start : start + batch_size]).to(device)
+            labels = torch.full((len(z),), self.classes.index(label), device=device)
+            x = family.sample(self.network, z, labels, truncation)
+            images.append(to_uint8(x))
+        return (
+            np.concatenate(images) if images else np.empty((0, self.resolution, self.resolution, 3), np.uint8)
+        )
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Float N×3×R×R in [−1, 1] to uint8 N×R×R×3 in [0, 255], rounded and clipped."""
+    x = images.float().mul(127.5).add(127.5).round().clamp(0, 255).to(torch.uint8)
+    return x.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def load_generator(run: Path, device: torch.device | str = "cpu") -> TrainedGenerator:
+    """Open the averaged generator of a run; InputError when the run has none or is no generator run."""
+    run = Path(run)
+    path = run / "generator.safetensors"
+    if not path.is_file():
+        kind = read_json(run / "config.json").get("kind") if (run / "config.json").is_file() else None
+        if kind == "generator":
+            raise InputError(
+                f"{run} has no checkpoint yet; continue it with `balancer train --resume --out {run}`."
+            )
+        raise InputError(
+            f"{run} is no generator run (no generator.safetensors); make one with `balancer train`."
+        )
+    tensors, info = load_tensors(path)
+    network = registry.family(info["generator"]).generator(info["network"])
+    network.load_state_dict(tensors)
+    return TrainedGenerator(
+        path=run,
+        classes=tuple(info["classes"]),
+        resolution=int(info["resolution"]),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        info=info,
+        network=network.to(device).eval().requires_grad_(False),
+    )

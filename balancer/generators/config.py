@@ -1,0 +1,58 @@
+"""What a generator run is told: one typed table, checked before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from balancer.errors import InputError
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Settings of a generator run. Lengths are in kimg: thousands of real images shown to the discriminator."""
+
+    generator: str = "stylegan2-ada"
+    kimg: float = 200.0
+    batch_size: int = 32
+    learning_rate: float = 0.0025
+    gamma: float | None = None  # weight of R1; None: from resolution and batch
+    path_length_weight: float = 0.0  # official for small images; 2 is the paper's for large ones
+    style_mixing: float = 0.0  # probability; 0.9 is the paper's for large images
+    ema_kimg: float = 10.0  # half-life of the weight average
+    ema_rampup: float = 0.1  # the half-life is at most this share of the images seen so far
+    ada_target: float = 0.6  # of the mean sign of the discriminator's outputs on real images
+    ada_kimg: float = 100.0  # kimg in which p can go from 0 to 1
+    symmetries: bool = True  # show real images mirrored and quarter-turned: cells have no up
+    channel_base: int | None = (
+        None  # channels of a layer: base / resolution, at most channel_max; None: by size
+    )
+    channel_max: int = 128
+    latent: int = 128
+    ticks: int = 20  # lines of metrics.jsonl, sample sheets and checkpoints over the whole run
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("kimg", "learning_rate", "ema_kimg", "ada_kimg"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0, not {getattr(self, name)}.")
+        if self.batch_size < 4 or self.batch_size % 4:
+            raise InputError(
+                f"A batch of {self.batch_size} does not divide into the groups of 4 over which the discriminator "
+                "compares images; choose a multiple of 4."
+            )
+        if self.kimg * 1000 < self.batch_size:
+            raise InputError(
+                f"{self.kimg} kimg is less than one batch of {self.batch_size} images; train longer."
+            )
+        if self.ticks < 1:
+            raise InputError(f"ticks must be at least 1, not {self.ticks}.")
+
+    @property
+    def steps(self) -> int:
+        """Number of updates of the generator in the whole run."""
+        return max(1, round(self.kimg * 1000 / self.batch_size))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, as it stands in `config.json`."""
+        return asdict(self)

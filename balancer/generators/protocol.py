@@ -1,0 +1,56 @@
+"""What the training loop and synthesis ask of a family of generators."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from balancer.generators.config import GeneratorConfig
+
+
+class Adversaries(Protocol):
+    """A generator, its discriminator and their optimizers, ready to be trained one batch at a time.
+
+    Constructed as `family(config, classes, resolution, device)`. Everything that a resume needs is in `modules`
+    (parameters and buffers) and `optimizers`; every random draw comes from the `rng` handed in.
+    """
+
+    modules: dict[str, nn.Module]  # "G", "D", "G_ema" and what else has state
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    def step(
+        self, step: int, real: Tensor, labels: Tensor, fake_labels: Tensor, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """One update of both networks.
+
+        `real`: float N×3×R×R in [−1, 1]; `labels`, `fake_labels`: int64 N. Returns scalars for the log.
+        """
+        ...
+
+
+class GeneratorFamily(Protocol):
+    """One entry of the registry: how to build its adversaries, and how to sample from its generator alone."""
+
+    def adversaries(
+        self, config: GeneratorConfig, classes: int, resolution: int, device: torch.device
+    ) -> Adversaries:
+        """Freshly initialised networks; the caller has seeded torch."""
+        ...
+
+    def network_config(self, config: GeneratorConfig, classes: int, resolution: int) -> dict:
+        """Constructor arguments of the generator network, as they stand in the checkpoint's metadata."""
+        ...
+
+    def generator(self, network: dict) -> nn.Module:
+        """The generator network for these constructor arguments, untrained."""
+        ...
+
+    def latents(self, network: dict, seeds: list[int]) -> Tensor:
+        """Latent vectors, float32 N×z, the i-th drawn from the i-th seed alone."""
+        ...
+
+    def sample(self, generator: nn.Module, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
+        """Images, float N×3×R×R in [−1, 1] (not yet clipped); the same input gives the same image."""
+        ...

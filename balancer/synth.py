@@ -1,0 +1,255 @@
+"""Synthesis: generate candidates, let the gate judge them, write a synthetic set with its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from balancer.data import PreparedDataset, SyntheticSet
+from balancer.data.dataset import COLUMNS, FORMAT
+from balancer.errors import InputError, unknown_name
+from balancer.files import new_directory, refuse_existing, write_csv, write_json
+from balancer.generators.checkpoints import TrainedGenerator, load_generator
+from balancer.imaging.duplicates import find_copies
+from balancer.progress import note, track
+from balancer.quality.features import FeatureExtractor, inception
+from balancer.quality.gate import Judgement, gate_document, judge_candidates
+
+GOOD = ("pass", "warn")
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What one call of `synthesise` did: the set, and the gate's judgement of each class asked for."""
+
+    out: Path
+    judgements: dict[str, Judgement]
+    written: dict[str, int]  # images per class in train/
+    source: str  # of the data behind the generator: real | rendered
+
+
+def synthesise(
+    data: PreparedDataset,
+    run: Path,
+    labels: Sequence[str],
+    n: int,
+    out: Path,
+    *,
+    max_candidates: int = 5,
+    truncation: float = 1.0,
+    seed: int = 0,
+    allow_unverified: bool = False,
+    overwrite: bool = False,
+    device: torch.device | str = "cpu",
+    extractor: FeatureExtractor | None = None,
+) -> Synthesis:
+    """Make `n` accepted synthetic images of each class in `labels`, from at most `max_candidates`·n candidates.
+
+    A set at `out` that came from the same data and generator gains the classes; any other is refused unless
+    `overwrite`. Images of a class whose verdict is fail or insufficient-data go to `rejected/`, unless
+    `allow_unverified`, which marks their rows. Raises InputError before any work when something does not fit.
+    """
+    out = Path(out)
+    labels = list(dict.fromkeys(labels))
+    if n < 1:
+        raise InputError(f"--n must be at least 1, not {n}.")
+    if max_candidates < 1:
+        raise InputError(f"--max-candidates must be at least 1, not {max_candidates}.")
+    generator = load_generator(run, device)
+    for label in labels:
+        if label not in generator.info["known"]:
+            raise unknown_name("class", label, generator.info["known"])
+    if generator.data["fingerprint"] != data.fingerprint:
+        raise InputError(
+            f"{run} was trained on other data ({generator.data['path']}) than {data.root}; give that data, so that "
+            "the gate compares with images of the same split."
+        )
+    present = None if overwrite else _set_to_extend(out, data, generator, labels)
+    if data.source == "rendered":
+        note(
+            "These images stem from rendered cells, not from real ones: good for trying out, not for research."
+        )
+
+    candidates = {}
+    for label in labels:
+        with_seeds = _candidates(generator, data, label, n, n * max_candidates, truncation, seed)
+        candidates[label] = with_seeds
+    judgements = judge_candidates(
+        data,
+        {label: images for label, (images, _) in candidates.items()},
+        extractor or inception(device),
+        seed,
+    )
+
+    written = {}
+    with new_directory(out, overwrite=True) as folder:
+        if present is not None:
+            shutil.copytree(out, folder, dirs_exist_ok=True)
+        tables: dict[str, list[pd.DataFrame]] = {"train": [], "rejected": []}
+        for label, (images, seeds) in candidates.items():
+            judgement = judgements[label]
+            rows = _rows(generator, judgement, images, seeds, truncation, n, allow_unverified)
+            for split, table in rows.groupby("split"):
+                _write_images(folder / str(split), table, images, generator)
+                tables[str(split)].append(table.drop(columns=["split", "index"]))
+            (folder / "train" / label).mkdir(parents=True, exist_ok=True)
+            (folder / "rejected" / label).mkdir(parents=True, exist_ok=True)
+            written[label] = int((rows["split"] == "train").sum())
+        _write_table(folder / "train" / "metadata.csv", tables["train"], [])
+        _write_table(folder / "rejected" / "rejected.csv", tables["rejected"], ["reason"])
+        shutil.copy(generator.path / "seen.csv", folder / "seen.csv")
+        gate = gate_document(judgements, extractor or inception(device))
+        classes = {}
+        if present is not None:
+            classes = present.info["synthesis"]
+            gate["classes"] = present.gate["classes"] | gate["classes"]
+        for label in labels:
+            classes[label] = {"n": n, "seed": seed, "truncation": truncation, "written": written[label]}
+        write_json(folder / "gate.json", gate)
+        write_json(
+            folder / "dataset.json",
+            {
+                "format": FORMAT,
+                "kind": "synthetic",
+                "classes": list(data.classes),
+                "resolution": generator.resolution,
+                "counts": {"train": {label: values["written"] for label, values in classes.items()}},
+                "data": generator.data,
+                "generator": _origin(generator),
+                "synthesis": classes,
+            },
+        )
+    return Synthesis(out, judgements, written, data.source)
+
+
+def _set_to_extend(
+    out: Path, data: PreparedDataset, generator: TrainedGenerator, labels: Sequence[str]
+) -> SyntheticSet | None:
+    if not (out / "dataset.json").is_file():
+        refuse_existing(out, overwrite=False)
+        return None
+    present = SyntheticSet.load(out)
+    if (
+        present.data_fingerprint != data.fingerprint
+        or present.info["generator"]["sha256"] != generator.sha256
+    ):
+        raise InputError(
+            f"{out} holds images of another dataset or generator; choose another --out or give --overwrite."
+        )
+    again = [label for label in labels if label in present.info["synthesis"]]
+    if again:
+        raise InputError(
+            f"{out} holds {', '.join(again)} already; choose another --out, or --overwrite to replace the whole set."
+        )
+    return present
+
+
+def _candidates(
+    generator: TrainedGenerator,
+    data: PreparedDataset,
+    label: str,
+    n: int,
+    limit: int,
+    truncation: float,
+    seed: int,
+) -> tuple[np.ndarray, list[int]]:
+    """Candidates until `n` of them are no copies of train images or `limit` are made, and the seed of each."""
+    train, _ = data.images_of(label, ["train"])
+    root = np.random.SeedSequence([seed, data.class_index(label)])
+    seeds = [int(s) for s in root.generate_state(limit, np.uint32)]
+    images: list[np.ndarray] = []
+    made = fresh = 0
+    while fresh < n and made < limit:
+        chunk = seeds[made : made + min(max(n - fresh, 16), limit - made)]
+        parts = [
+            generator.generate(label, chunk[i : i + 64], truncation)
+            for i in track(range(0, len(chunk), 64), f"Generating {label}")
+        ]
+        images += parts
+        made += len(chunk)
+        fresh += sum(int((find_copies(part, train)[0] < 0).sum()) for part in parts)
+    return np.concatenate(images), seeds[:made]
+
+
+def _rows(
+    generator: TrainedGenerator,
+    judgement: Judgement,
+    images: np.ndarray,
+    seeds: list[int],
+    truncation: float,
+    n: int,
+    allow_unverified: bool,
+) -> pd.DataFrame:
+    """A row per candidate to write: where it goes (`split`), why, and where it comes from."""
+    label = judgement.label
+    table = judgement.scores.reset_index(drop=True)
+    table["index"] = range(len(images))
+    table["reason"] = judgement.rejected
+    accepted = table["reason"].isna()
+    table = table[~accepted | (accepted.cumsum() <= n)]
+    good = judgement.verdict in GOOD
+    if not good and not allow_unverified:
+        why = f"the class's verdict is {judgement.verdict}: {'; '.join(judgement.reasons)}"
+        table["reason"] = table["reason"].fillna(why)
+    names = [f"{label}/{generator.sha256[:8]}_{seeds[i]:010d}.png" for i in table["index"]]
+    head = pd.DataFrame(
+        {
+            "file_name": names,
+            "label": label,
+            "group": [Path(name).stem for name in names],
+            "source": "synthetic",
+            "source_sha256": [hashlib.sha256(images[i].tobytes()).hexdigest() for i in table["index"]],
+            "generator_sha256": generator.sha256,
+            "seed": [seeds[i] for i in table["index"]],
+            "truncation": truncation,
+            "verdict": judgement.verdict,
+            "unverified": not good,
+            "split": np.where(table["reason"].isna(), "train", "rejected"),
+        },
+        index=table.index,
+    )
+    return pd.concat([head, table], axis=1)
+
+
+def _origin(generator: TrainedGenerator) -> dict[str, Any]:
+    return {
+        "name": generator.info["generator"],
+        "sha256": generator.sha256,
+        "path": str(generator.path.absolute()),
+        "kimg": generator.info["kimg"],
+    }
+
+
+def _write_images(folder: Path, table: pd.DataFrame, images: np.ndarray, generator: TrainedGenerator) -> None:
+    for row in track(list(table.to_dict("records")), f"Writing {folder.name} images"):
+        text = PngInfo()
+        text.add_text("source", "synthetic")
+        text.add_text("Software", "hemabalance")
+        provenance = {key: row[key] for key in ("label", "seed", "truncation", "verdict")}
+        provenance |= {"generator": _origin(generator), "data": generator.data}
+        text.add_text("hemabalance", json.dumps(provenance))
+        path = folder / row["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[row["index"]]).save(path, pnginfo=text)
+
+
+def _write_table(path: Path, tables: list[pd.DataFrame], extra: list[str]) -> None:
+    """Add rows to the table at `path`; the accepted images' table has no column `reason`."""
+    path.parent.mkdir(exist_ok=True)
+    rows = [pd.read_csv(path, dtype={"label": str})] if path.exists() else []
+    rows += [table if extra else table.drop(columns="reason") for table in tables]
+    filled = [table for table in rows if len(table)]
+    write_csv(
+        path, pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=[*COLUMNS, *extra])
+    )

@@ -1,0 +1,141 @@
+"""The training loop: it learns, writes the contract's files, and resumes to the bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from balancer.errors import InputError
+from balancer.generators import GeneratorConfig, train
+from balancer.generators.checkpoints import load_generator, load_tensors
+from balancer.generators.training import Batches
+
+CONFIG = GeneratorConfig(kimg=0.096, batch_size=8, ticks=3, channel_base=128, channel_max=16, latent=16)
+COUNTS = {"train": {"a": 30, "b": 6}, "validation": {"a": 4, "b": 2}, "test": {"a": 4, "b": 2}}
+
+
+@pytest.fixture(scope="module")
+def data(make_dataset, tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("discs"), COUNTS, resolution=16)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    return train(data, CONFIG, tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_run_holds_what_the_contract_names(run, data):
+    config = json.loads((run / "config.json").read_text())
+    assert config["kind"] == "generator"
+    assert config["data"]["fingerprint"] == data.fingerprint
+    metrics = pd.read_json(run / "metrics.jsonl", lines=True)
+    assert metrics["step"].tolist() == [4, 8, 12]
+    assert np.isfinite(metrics[["loss_g", "loss_d", "augmentation_p"]]).all(axis=None)
+    assert len(list((run / "samples").glob("*.png"))) == 3
+    seen = pd.read_csv(run / "seen.csv")["source_sha256"]
+    assert set(seen) == set(data.tables["train"]["source_sha256"])
+    assert not set(seen) & set(data.tables["test"]["source_sha256"])
+
+
+def test_images_are_a_function_of_their_seed(run):
+    generator = load_generator(run)
+    images = generator.generate("a", [1, 2, 3])
+    assert images.shape == (3, 16, 16, 3)
+    assert images.dtype == np.uint8
+    assert np.abs(generator.generate("a", [3])[0].astype(int) - images[2]).max() <= 1
+    assert not np.array_equal(images[0], images[1])
+
+
+def test_same_seed_same_weights_and_another_seed_others(run, data, tmp_path):
+    again = load_tensors(train(data, CONFIG, tmp_path / "again") / "state.safetensors")[0]
+    first = load_tensors(run / "state.safetensors")[0]
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = load_tensors(train(data, replace(CONFIG, seed=1), tmp_path / "other") / "state.safetensors")[0]
+    assert not torch.equal(first["module/G/mapping.fc0.weight"], other["module/G/mapping.fc0.weight"])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 11])
+def test_a_resumed_run_equals_an_uninterrupted_one(run, data, tmp_path, monkeypatch, stop_at):
+    fetch = Batches.__getitem__
+
+    def killed(self, step):
+        if step == stop_at:
+            raise Killed
+        return fetch(self, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Batches, "__getitem__", killed)
+        with pytest.raises(Killed):
+            train(data, CONFIG, tmp_path / "run")
+    train(data, CONFIG, tmp_path / "run", resume=True)
+    whole, resumed = (load_tensors(path / "state.safetensors")[0] for path in (run, tmp_path / "run"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    columns = ["step", "loss_g", "loss_d", "real_sign", "augmentation_p"]
+    logs = [pd.read_json(path / "metrics.jsonl", lines=True)[columns] for path in (run, tmp_path / "run")]
+    pd.testing.assert_frame_equal(*logs)
+
+
+def test_classes_are_drawn_evenly_and_turned(data):
+    images = np.arange(4 * 4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 4, 3)
+    batches = Batches(images, np.array([0, 0, 0, 1]), replace(CONFIG, batch_size=400, kimg=1))
+    real, labels, fake_labels = batches[0]
+    assert abs(labels.float().mean() - 0.5) < 0.1
+    assert abs(fake_labels.float().mean() - 0.5) < 0.1
+    views = {tuple(x.flatten().tolist()) for x in real[labels == 1]}
+    assert len(views) == 8
+    assert torch.equal(batches[0][0], real)
+
+
+def test_the_discriminator_learns_and_its_generator_follows(make_dataset, tmp_path):
+    data = make_dataset(tmp_path / "data", {"train": {"a": 40, "b": 40}}, resolution=16)
+    config = replace(CONFIG, kimg=4.8, batch_size=16, ticks=2, learning_rate=0.005)
+    generator = load_generator(train(data, config, tmp_path / "run"))
+    for label in ("a", "b"):
+        real, _ = data.images_of(label, ["train"])
+        fake = generator.generate(label, list(range(64)))
+        untrained = np.full_like(real, 128)
+        assert (
+            np.abs(fake.mean((0, 1, 2)) - real.mean((0, 1, 2))).max()
+            < 0.5 * np.abs(untrained.mean((0, 1, 2)) - real.mean((0, 1, 2))).max()
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"batch_size": 6}, "does not divide"),
+        ({"kimg": 0}, "above 0"),
+        ({"kimg": 0.001}, "less than one batch"),
+        ({"generator": "stylegan"}, "Did you mean 'stylegan2-ada'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_work(data, tmp_path, wrong, sentence):
+    with pytest.raises(InputError, match=sentence):
+        train(data, GeneratorConfig(**({"batch_size": 8, "kimg": 0.1} | wrong)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_resumed_only_with_its_own_data_and_settings(run, data, make_dataset, tmp_path):
+    with pytest.raises(InputError, match="another learning_rate"):
+        train(data, replace(CONFIG, learning_rate=0.1), run, resume=True)
+    other = make_dataset(tmp_path / "other", COUNTS, resolution=16, seed=1)
+    with pytest.raises(InputError, match="other data"):
+        train(other, CONFIG, run, resume=True)
+    with pytest.raises(InputError, match="exists already"):
+        train(data, CONFIG, run)
+
+
+def test_a_truncated_checkpoint_is_a_sentence(run, tmp_path):
+    (tmp_path / "generator.safetensors").write_bytes((run / "generator.safetensors").read_bytes()[:500])
+    with pytest.raises(InputError, match="damaged"):
+        load_generator(tmp_path)

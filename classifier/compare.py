@@ -25,8 +25,8 @@ from balancer.progress import note, stage
 from classifier import evaluation, training
 from classifier.arms import ARMS, CHEAP, DEFAULT_CHEAP, FULL_DATA, GAN, Arm, full_data, gan, usable_heldout
 from classifier.jobs import Job, code_version, digest
+from classifier.provenance import check_synthetic
 from classifier.report import save_examples, signed, write_report
-from classifier.runs import check_synthetic
 from classifier.training import TrainingConfig
 
 FORMAT = 1
@@ -168,9 +168,8 @@ def _refuse(out: Path, overwrite: bool) -> None:
             raise InputError(
                 f"{out} holds a finished comparison; choose another --out or give --overwrite to replace it."
             )
-    elif out.exists() and (not out.is_dir() or any(path.name != JOBS for path in out.iterdir())):
-        if not (out / JOBS).is_dir():
-            raise InputError(f"{out} exists and is no comparison; choose another --out.")
+    elif out.exists() and not (out / JOBS).is_dir() and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is no comparison; choose another --out.")
 
 
 class _Trainer:
@@ -258,7 +257,7 @@ class _Split:
         self.classes = len(classes)
         index = {label: k for k, label in enumerate(classes)}
         rows = predictions[predictions["split"] == split].sort_values(["arm", "seed", "file_name"])
-        runs = {key: run for key, run in rows.groupby(["arm", "seed"], sort=False)}
+        runs = dict(iter(rows.groupby(["arm", "seed"], sort=False)))
         first = next(iter(runs.values()))
         known = first[["file_name", "label", "group"]].to_numpy()
         self.labels = first["label"].map(index).to_numpy(dtype=np.int64)

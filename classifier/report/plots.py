@@ -55,7 +55,7 @@ def primary_plot(report: dict[str, Any]) -> str:
 
 
 def _figure(rows: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.6, 0.95 + 0.38 * rows), layout="constrained")
+    figure = Figure(figsize=(9.6, 0.95 + 0.38 * rows), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)

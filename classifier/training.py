@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import timm.optim
 import torch
-from sklearn.metrics import f1_score
 from torch import Tensor
 
 from balancer.errors import InputError, unknown_name
 from balancer.progress import track
+from classifier import evaluation
 from classifier.imbalance import LOSSES, SAMPLINGS, batches
 from classifier.models import available, create_model
 from classifier.models.classifier import Classifier
@@ -183,12 +183,12 @@ def learning_rate_factor(config: TrainingConfig, step: int) -> float:
 
 
 def validation_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Macro-F1 over the classes that occur in labels or predictions, and cross-entropy in nats."""
+    """Macro-F1 over the classes that have images, and cross-entropy in nats."""
+    matrix = evaluation.confusion(labels, probabilities.argmax(axis=1), probabilities.shape[1])
     p_label = probabilities[np.arange(len(labels)), labels]
-    macro_f1 = f1_score(labels, probabilities.argmax(1), average="macro", zero_division=0)
     return {
         "validation_loss": float(-np.log(np.maximum(p_label, 1e-12)).mean()),
-        "validation_macro_f1": float(macro_f1),
+        "validation_macro_f1": float(evaluation.score(matrix, "macro_f1")),
     }
 
 

@@ -1,0 +1,101 @@
+"""What a trained classifier says about image files and about the images of a prepared dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from balancer.data import PreparedDataset
+from balancer.data.decode import read_any_image
+from balancer.errors import InputError
+from classifier import evaluation
+from classifier.training import predict_probabilities
+
+if TYPE_CHECKING:
+    from classifier.runs import ClassifierRun
+
+_BATCH = 64
+
+
+def predict_files(run: ClassifierRun, paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Classify image files of any kind and size, made square and resized as the training images were.
+
+    Yields, in order, {"file_name": path as given, "predicted": label, "probabilities": {label: p}}. Raises
+    InputError, when it comes to it, for a file that cannot be read as an image.
+    """
+    crop = run.config["crop"]
+    paths = list(paths)
+    for start in range(0, len(paths), _BATCH):
+        batch = paths[start : start + _BATCH]
+        pixels = np.stack([read_any_image(Path(path), run.resolution, crop) for path in batch])
+        for path, p in zip(batch, predict_probabilities(run.model, pixels), strict=True):
+            yield {
+                "file_name": str(path),
+                "predicted": run.classes[int(p.argmax())],
+                "probabilities": {label: float(value) for label, value in zip(run.classes, p, strict=True)},
+            }
+
+
+def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test") -> dict[str, Any]:
+    """Judge a run on one split of a prepared dataset: what `evaluate` returns.
+
+    Raises InputError when classes or resolution differ from those that the run was trained on, or the split is
+    empty.
+    """
+    if run.classes != data.classes:
+        raise InputError(
+            f"{run.root} knows the classes {', '.join(run.classes)}, {data.root} has {', '.join(data.classes)}; "
+            "prepare the data with the same classes (`--map`)."
+        )
+    if run.resolution != data.resolution:
+        raise InputError(
+            f"{run.root} takes images of {run.resolution} px, {data.root} has {data.resolution} px; "
+            f"prepare the data with --resolution {run.resolution}."
+        )
+    if data.tables[split].empty:
+        raise InputError(f"{data.root / split} has no images to judge on.")
+    return evaluate(predict_probabilities(run.model, data.images(split)), data, split)
+
+
+def evaluate(probabilities: np.ndarray, data: PreparedDataset, split: str) -> dict[str, Any]:
+    """Metrics of probabilities float N×K on a split, as JSON values.
+
+    macro_f1, balanced_accuracy (means over the classes that have images) and accuracy; per class recall, precision,
+    F1, and the number of images; the confusion matrix with true classes in rows. A ratio of a class without images
+    is null.
+    """
+    labels, predicted = data.labels(split), probabilities.argmax(axis=1)
+    matrix = evaluation.confusion(labels, predicted, len(data.classes))
+    support = matrix.sum(axis=1)
+    ratios = {
+        "recall": evaluation.recall(matrix),
+        "precision": evaluation.precision(matrix),
+        "f1": evaluation.f1(matrix),
+    }
+    return {
+        "format": 1,
+        "data": {"path": str(data.root.absolute()), "fingerprint": data.fingerprint, "split": split},
+        "images": len(labels),
+        "macro_f1": float(evaluation.score(matrix, "macro_f1")),
+        "balanced_accuracy": float(evaluation.score(matrix, "balanced_accuracy")),
+        "accuracy": float((labels == predicted).mean()),
+        "per_class": {
+            label: {name: float(values[k]) if support[k] else None for name, values in ratios.items()}
+            | {"images": int(support[k])}
+            for k, label in enumerate(data.classes)
+        },
+        "confusion": {"classes": list(data.classes), "matrix": matrix.tolist()},
+    }
+
+
+def prediction_table(probabilities: np.ndarray, data: PreparedDataset, split: str) -> pd.DataFrame:
+    """One row per image: file_name (in the split's folder), label, predicted, and p_<class> for every class."""
+    table = data.tables[split][["file_name", "label"]].reset_index(drop=True)
+    table["predicted"] = np.array(data.classes)[probabilities.argmax(axis=1)]
+    for k, label in enumerate(data.classes):
+        table[f"p_{label}"] = probabilities[:, k]
+    return table

@@ -8,6 +8,7 @@ A signal is zero outside its border (arXiv 1912.04958, appendix B).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +30,28 @@ def low_pass(taps: Sequence[float]) -> Tensor:
     return f.outer(f).float()
 
 
+class _Blur(torch.autograd.Function):
+    """Depthwise convolution with one fixed filter.
+
+    Its adjoint is the same with the filter turned round, which on a CPU is twice as fast as PyTorch's own
+    backward of a depthwise convolution.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, f: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(f)
+        ctx.adjoint_padding = f.shape[-1] - 1 - padding
+        return F.conv2d(x, f.expand(x.shape[1], 1, *f.shape), padding=padding, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
+        (f,) = ctx.saved_tensors
+        return _Blur.apply(grad[0], f.flip(0, 1), ctx.adjoint_padding), None, None
+
+
 def blur(x: Tensor, f: Tensor, padding: int, gain: float = 1.0) -> Tensor:
-    """Filter N×C×H×W at its own resolution after padding it with zeros."""
-    f = (f * gain).to(x.dtype)
-    return F.conv2d(x, f.expand(x.shape[1], 1, *f.shape), padding=padding, groups=x.shape[1])
+    """Filter N×C×H×W at its own resolution after padding it with less than T zeros."""
+    return _Blur.apply(x, (f * gain).to(x.dtype), padding)
 
 
 def upsample2d(x: Tensor, f: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def compare(
             "resolution": data.resolution,
             "classes": list(data.classes),
             "counts": {split: data.counts(split) for split in data.tables},
-            "patients": "patient_id" in data.tables["test"],
+            "patients": patients_kept_apart(data),
         },
         "synthetic": [
             {
@@ -170,6 +170,19 @@ def _refuse(out: Path, overwrite: bool) -> None:
             )
     elif out.exists() and not (out / JOBS).is_dir() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} exists and is no comparison; choose another --out.")
+
+
+def patients_kept_apart(data: PreparedDataset) -> bool:
+    """Whether patients are known, none of test is in another split, and images of one are in one group."""
+    if any("patient_id" not in table for table in data.tables.values()):
+        return False
+    test = data.tables["test"]
+    elsewhere = pd.concat([data.tables[split]["patient_id"] for split in data.tables if split != "test"])
+    return bool(
+        test["patient_id"].notna().all()
+        and not test["patient_id"].isin(elsewhere).any()
+        and (test.groupby("patient_id")["group"].nunique() == 1).all()
+    )
 
 
 class _Trainer:
@@ -426,8 +439,8 @@ def _notes(report: Report, test: _Split, validation: _Split) -> list[str]:
         )
     if not study["data"]["patients"]:
         notes.append(
-            "Patients are not known, so that images of one patient may lie in train and in test, and the intervals "
-            "treat images as independent unless their group says otherwise."
+            "Patients are not known, or were not kept apart by --group-by: images of one patient may lie in train and "
+            "in test, and the intervals treat images as independent unless their group says otherwise."
         )
     unverified = [
         f"{label} ({verdict['verdict']})"

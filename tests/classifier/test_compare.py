@@ -281,6 +281,16 @@ def test_held_out_images_of_a_judged_group_are_not_trained_on(tmp_path, data, fi
     assert [n for _, n in fits] == [104, 104, 124, 124]
 
 
+def test_patients_count_as_known_only_when_they_are_kept_apart(data):
+    assert not comparison.patients_kept_apart(data)
+    for split, table in data.tables.items():
+        table["patient_id"] = split + table["file_name"].str[-5]
+        table["group"] = table["patient_id"]
+    assert comparison.patients_kept_apart(data)
+    data.tables["train"].loc[0, "patient_id"] = data.tables["test"]["patient_id"][0]
+    assert not comparison.patients_kept_apart(data)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -19,7 +19,15 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch_fidelity import feature_extractor_inceptionv3 as blocks
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    BasicConv2d,
+    InceptionA,
+    InceptionB,
+    InceptionC,
+    InceptionD,
+    InceptionE_1,
+    InceptionE_2,
+)
 
 from balancer.errors import InputError
 from balancer.progress import note, track
@@ -48,8 +56,9 @@ class FeatureExtractor(Protocol):
 class Inception:
     """The 2048 pooled features of Inception-v3 that FID and KID are defined on (arXiv 1706.08500).
 
-    Batch normalisation is folded into the convolutions. With `precision` bfloat16, convolutions run in
-    bfloat16, resize and pooling in float32: FID moves by less than 0.5 %, at two to three times the speed.
+    Batch normalisation is folded into the convolutions. With `precision` bfloat16 all but the first and the last
+    two blocks run in it: FID moves by 0.3 % where it is 36 to 64, at twice the speed. Resize and pooling stay
+    in float32.
     """
 
     dimension = 2048
@@ -59,8 +68,13 @@ class Inception:
         self.device = torch.device(device)
         self.precision = precision
         self.name = f"inception-v3-compat-{str(precision).removeprefix('torch.')}"
-        convolutions, self._pool = _layers(_read_weights())
-        self._convolutions = convolutions.to(self.device, precision).to(memory_format=torch.channels_last)
+        blocks = _blocks(_read_weights()).to(self.device).to(memory_format=torch.channels_last)
+        # The first block sees the finest differences, the last two are averaged into the features.
+        self._stages = [
+            (torch.float32, blocks[:1]),
+            (precision, blocks[1:-2].to(precision)),
+            (torch.float32, blocks[-2:]),
+        ]
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -69,8 +83,9 @@ class Inception:
         for start in track(range(0, len(images), BATCH), "Inception features"):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(self.device)
             x = (resize_tensorflow1(batch.permute(0, 3, 1, 2).float(), 299) - 128) / 128
-            x = self._convolutions(x.to(self.precision).contiguous(memory_format=torch.channels_last))
-            features[start : start + BATCH] = self._pool(x.float()).cpu().numpy()
+            for precision, blocks in self._stages:
+                x = blocks(x.to(precision).contiguous(memory_format=torch.channels_last))
+            features[start : start + BATCH] = x.mean(dim=(2, 3)).cpu().numpy()
         return features
 
 
@@ -79,9 +94,14 @@ def inception(device: torch.device | str = "cpu") -> FeatureExtractor:
 
     Raises InputError when the package with the weights is missing or its file is not the expected one.
     """
-    tell = getattr(torch.cpu, "get_capabilities", dict)  # newer versions of PyTorch have it
-    native = str(device) == "cpu" and tell().get("avx512_bf16", False)
+    native = str(device) == "cpu" and _computes_in_bfloat16()
     return Cached(_inception(str(device), torch.bfloat16 if native else torch.float32))
+
+
+def _computes_in_bfloat16() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):  # older versions of PyTorch cannot tell
+        return False
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 @lru_cache(maxsize=1)
@@ -131,30 +151,30 @@ def _read_weights() -> dict[str, torch.Tensor]:
         return torch.jit.load(path, map_location="cpu").state_dict()
 
 
-def _layers(weights: dict[str, torch.Tensor]) -> tuple[nn.Sequential, nn.Sequential]:
+def _blocks(weights: dict[str, torch.Tensor]) -> nn.Sequential:
     """torch-fidelity's blocks up to the pooling, holding `weights` with batch normalisation folded in."""
     with torch.device("meta"):  # no random initialisation, so that no global random state moves
-        convolutions = nn.Sequential(
-            blocks.BasicConv2d(3, 32, kernel_size=3, stride=2),
-            blocks.BasicConv2d(32, 32, kernel_size=3),
-            blocks.BasicConv2d(32, 64, kernel_size=3, padding=1),
+        blocks = nn.Sequential(
+            BasicConv2d(3, 32, kernel_size=3, stride=2),
+            BasicConv2d(32, 32, kernel_size=3),
+            BasicConv2d(32, 64, kernel_size=3, padding=1),
             nn.MaxPool2d(kernel_size=3, stride=2),
-            blocks.BasicConv2d(64, 80, kernel_size=1),
-            blocks.BasicConv2d(80, 192, kernel_size=3),
+            BasicConv2d(64, 80, kernel_size=1),
+            BasicConv2d(80, 192, kernel_size=3),
             nn.MaxPool2d(kernel_size=3, stride=2),
-            blocks.InceptionA(192, pool_features=32),
-            blocks.InceptionA(256, pool_features=64),
-            blocks.InceptionA(288, pool_features=64),
-            blocks.InceptionB(288),
-            blocks.InceptionC(768, channels_7x7=128),
-            blocks.InceptionC(768, channels_7x7=160),
-            blocks.InceptionC(768, channels_7x7=160),
-            blocks.InceptionC(768, channels_7x7=192),
-            blocks.InceptionD(768),
-            blocks.InceptionE_1(1280),
-            blocks.InceptionE_2(2048),
+            InceptionA(192, pool_features=32),
+            InceptionA(256, pool_features=64),
+            InceptionA(288, pool_features=64),
+            InceptionB(288),
+            InceptionC(768, channels_7x7=128),
+            InceptionC(768, channels_7x7=160),
+            InceptionC(768, channels_7x7=160),
+            InceptionC(768, channels_7x7=192),
+            InceptionD(768),
+            InceptionE_1(1280),
+            InceptionE_2(2048),
         )
-    units = [module for module in convolutions.modules() if isinstance(module, blocks.BasicConv2d)]
+    units = [module for module in blocks.modules() if isinstance(module, BasicConv2d)]
     # Both describe the same graph in the same order; only the names differ.
     prefixes = [name.removesuffix("weight") for name in weights if name.endswith(".weight")]
     for unit, prefix in zip(units, prefixes, strict=True):
@@ -164,7 +184,7 @@ def _layers(weights: dict[str, torch.Tensor]) -> tuple[nn.Sequential, nn.Sequent
         unit.conv.weight = nn.Parameter((weight * scale[:, None, None, None]).float(), requires_grad=False)
         unit.conv.bias = nn.Parameter((beta - mean * scale).float(), requires_grad=False)
         unit.bn = nn.Identity()
-    return convolutions.eval(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return blocks.eval()
 
 
 def cache_folder() -> Path:

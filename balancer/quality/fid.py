@@ -37,7 +37,4 @@ def real_vs_real(real: np.ndarray, m: int, n: int, draws: int, seed: int) -> np.
 def _root(features: np.ndarray) -> np.ndarray:
     """A with AᵀA the covariance, of at most d rows."""
     a = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-    if len(a) <= a.shape[1]:
-        return a
-    r: np.ndarray = np.linalg.qr(a, mode="r")
-    return r
+    return np.asarray(np.linalg.qr(a, mode="r")) if len(a) > a.shape[1] else a

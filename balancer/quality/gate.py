@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from balancer.data import PreparedDataset
 from balancer.errors import InputError
 from balancer.quality import authenticity, copies, coverage, density, fid, kid, precision, probe, recall
 from balancer.quality.features import FeatureExtractor
-from balancer.quality.reference import RealClass, Rules, drawn, real_classes
+from balancer.quality.reference import RealClass, RealImages, Rules, drawn, real_classes
 from balancer.quality.resampling import comparable_sizes
 
 FORMAT = 1
@@ -57,7 +56,7 @@ def load_rules() -> Rules:
 
 
 def judge_candidates(
-    dataset: PreparedDataset,
+    dataset: RealImages,
     candidates: Mapping[str, np.ndarray],
     extractor: FeatureExtractor,
     seed: int = 0,

@@ -68,7 +68,7 @@ def _interval(kxx: np.ndarray, kyy: np.ndarray, kxy: np.ndarray, confidence: flo
     # Welch and Satterthwaite; rows that are all alike have no variance and one degree of freedom fewer.
     freedom = (of_x + of_y) ** 2 / max(of_x**2 / (m - 1) + of_y**2 / (n - 1), np.finfo(float).tiny)
     half = stats.t.ppf(0.5 + confidence / 2, max(freedom, min(m, n) - 1)) * np.sqrt(variance)
-    return value - half, value + half
+    return float(value - half), float(value + half)
 
 
 def _jackknife_variance(kxx: np.ndarray, kxy: np.ndarray) -> float:

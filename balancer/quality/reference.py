@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
-from balancer.data import PreparedDataset
 from balancer.quality import copies
 from balancer.quality.features import FeatureExtractor
 
 Rules = Mapping[str, Mapping[str, Any]]
+
+
+class RealImages(Protocol):
+    """What the gate asks of a set of real images; a `PreparedDataset` is one."""
+
+    @property
+    def root(self) -> Path: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def resolution(self) -> int: ...
+    def class_index(self, label: str) -> int: ...
+    def images_of(self, label: str, splits: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ class RealClass:
         return self.features[: self.n_reference]
 
 
-def choose_reference(dataset: PreparedDataset, label: str, fewest_held_out: int = 15) -> Reference:
+def choose_reference(dataset: RealImages, label: str, fewest_held_out: int = 15) -> Reference:
     """Held-out and validation images where there are at least `fewest_held_out`, else these and the train images.
 
     Test images are never used. Comparing with train images rewards copying, which the note says.
@@ -63,7 +77,7 @@ def choose_reference(dataset: PreparedDataset, label: str, fewest_held_out: int 
 
 
 def real_classes(
-    dataset: PreparedDataset, judged: Collection[str], extractor: FeatureExtractor, rules: Rules, seed: int
+    dataset: RealImages, judged: Collection[str], extractor: FeatureExtractor, rules: Rules, seed: int
 ) -> dict[str, RealClass]:
     """The real images of all classes that have any, embedded once: more of the judged classes than of the others."""
     classes = {}
@@ -72,18 +86,20 @@ def real_classes(
             real = _judged_class(dataset, label, extractor, rules, seed)
         else:
             real = _other_class(dataset, label, extractor, rules, seed)
-        if real.n_real:
+        if real is not None:
             classes[label] = real
     return classes
 
 
 def _judged_class(
-    dataset: PreparedDataset, label: str, extractor: FeatureExtractor, rules: Rules, seed: int
-) -> RealClass:
+    dataset: RealImages, label: str, extractor: FeatureExtractor, rules: Rules, seed: int
+) -> RealClass | None:
     sizes = rules["sizes"]
-    held, _ = dataset.images_of(label, ("heldout", "validation"))
-    train, table = dataset.images_of(label, ("train",))
     reference = choose_reference(dataset, label, sizes["fewest_held_out"])
+    if not len(reference.images):
+        return None
+    train, table = dataset.images_of(label, ("train",))
+    held = reference.images if reference.held_out else reference.images[: len(reference.images) - len(train)]
     chosen = draw(reference.images, sizes["most_real"], seed)
     note = reference.note
     if len(chosen) < len(reference.images):
@@ -102,9 +118,11 @@ def _judged_class(
 
 
 def _other_class(
-    dataset: PreparedDataset, label: str, extractor: FeatureExtractor, rules: Rules, seed: int
-) -> RealClass:
+    dataset: RealImages, label: str, extractor: FeatureExtractor, rules: Rules, seed: int
+) -> RealClass | None:
     images, _ = dataset.images_of(label, ("heldout", "validation", "train"))
+    if not len(images):
+        return None
     chosen = draw(images, rules["sizes"]["most_of_other_class"], seed)
     return RealClass(label, len(images), extractor(chosen), len(chosen), images[:0], (), None, "")
 

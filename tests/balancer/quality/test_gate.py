@@ -1,0 +1,262 @@
+"""The gate on small made-up cells, with a stand-in extractor; slow tests at the end use real cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from balancer.errors import InputError
+from balancer.quality import kid
+from balancer.quality.features import inception
+from balancer.quality.folders import judge_folders
+from balancer.quality.gate import Judgement, gate_document, judge_candidates, load_rules
+from balancer.quality.reference import choose_reference
+
+SIZE = 32
+
+
+def cells(label: str, n: int, seed: int) -> np.ndarray:
+    """Discs on a plain ground with grain: class `a` purple and large, `b` blue and small, `c` orange; N×32×32×3."""
+    radius, colour = {"a": (10, (120, 40, 140)), "b": (6, (60, 60, 190)), "c": (9, (210, 120, 50))}[label]
+    rng = np.random.default_rng([seed, ord(label)])
+    y, x = np.mgrid[:SIZE, :SIZE]
+    centre = rng.normal(SIZE / 2, 2, (2, n, 1, 1))
+    inside = np.hypot(y - centre[0], x - centre[1]) < rng.normal(radius, 1.0, (n, 1, 1))
+    tint = rng.normal(0, 12, (n, 1, 1, 3))
+    grain = rng.normal(0, 25, (n, SIZE, SIZE, 3))
+    grain = gaussian_filter(grain, (0, 1, 1, 0)) * 2.5
+    pixels = np.where(inside[..., None], np.array(colour), 225) + tint + grain
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+class Pooled:
+    """Means and spreads of colour over a 4×4 grid: 96 features that know colour, shape and sharpness."""
+
+    name, sha256, dimension = "pooled", "0" * 64, 96
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        blocks = images.reshape(len(images), 4, SIZE // 4, 4, SIZE // 4, 3) / 255.0
+        parts = [blocks.mean(axis=(2, 4)), blocks.std(axis=(2, 4)) * 3]
+        return np.concatenate(parts, axis=-1).reshape(len(images), -1).astype(np.float32)
+
+
+class Cells:
+    """Real images in memory; counts are (train, validation, heldout) by class."""
+
+    root, classes, resolution = Path("cells"), ("a", "b", "c"), SIZE
+
+    def __init__(self, **counts: tuple[int, int, int]) -> None:
+        self.counts = {"a": (60, 10, 60), "b": (60, 10, 0), "c": (60, 10, 0)} | counts
+
+    def class_index(self, label: str) -> int:
+        if label not in self.classes:
+            raise InputError(f"There is no class '{label}'.")
+        return self.classes.index(label)
+
+    def images_of(self, label: str, splits: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
+        images = cells(label, sum(self.counts[label]), seed=1)
+        split = np.repeat(["train", "validation", "heldout"], self.counts[label])
+        table = pd.DataFrame({"file_name": [f"{label}/{i}.png" for i in range(len(images))], "split": split})
+        chosen = table["split"].isin(splits).to_numpy()
+        return images[chosen], table[chosen].reset_index(drop=True)
+
+
+def verdict_on(images: np.ndarray, label: str = "a", **counts: tuple[int, int, int]) -> Judgement:
+    return judge_candidates(Cells(**counts), {label: images}, Pooled())[label]
+
+
+def test_other_real_images_pass() -> None:
+    judgement = verdict_on(cells("a", 80, seed=2))
+    assert judgement.verdict == "pass", judgement.reasons
+    assert judgement.n_accepted == judgement.n_candidates == len(judgement.scores) == 80
+    assert judgement.n_real == 130 and judgement.rejected == [None] * 80
+    found = judgement.metrics["kid"]
+    assert found["ci"][0] < found["value"] < found["ci"][1] < found["margin"]
+    fid_found = judgement.metrics["fid"]
+    assert fid_found["real_vs_real_ci"][0] < fid_found["value"] < 1.2 * fid_found["real_vs_real_ci"][1]
+
+
+@pytest.mark.parametrize(
+    ("images", "metric"),
+    [
+        (cells("b", 80, seed=2), "KID"),
+        (cells("b", 80, seed=2), "linear probe"),
+        (gaussian_filter(cells("a", 80, seed=2), (0, 2, 2, 0)), "KID"),
+        (np.random.default_rng(0).integers(0, 256, (80, SIZE, SIZE, 3), dtype=np.uint8), "KID"),
+        (np.repeat(cells("a", 1, seed=2), 80, axis=0), "KID"),
+    ],
+    ids=["another class", "another class by label", "blurred", "noise", "one image"],
+)
+def test_bad_sets_fail_for_their_own_reason(images: np.ndarray, metric: str) -> None:
+    judgement = verdict_on(images)
+    assert judgement.verdict == "fail" and judgement.n_accepted == 0
+    assert any(metric in reason for reason in judgement.reasons)
+    assert judgement.rejected == [None] * 80
+
+
+def test_copies_are_rejected_one_by_one_and_named() -> None:
+    train = Cells().images_of("a", ["train"])[0]
+    images = np.concatenate([cells("a", 78, seed=2), train[3:4, ::-1], np.rot90(train[7:8], axes=(1, 2))])
+    judgement = verdict_on(images)
+    assert [i for i, reason in enumerate(judgement.rejected) if reason] == [78, 79]
+    assert "near-copy of train image train/a/3.png" in str(judgement.rejected[78])
+    assert judgement.scores["nearest_train"][79] == "train/a/7.png"
+    assert judgement.metrics["copies"]["value"] == pytest.approx(2 / 80)
+    assert judgement.verdict == "pass" and judgement.n_accepted == 78
+
+
+def test_half_copies_fail() -> None:
+    train = Cells().images_of("a", ["train"])[0]
+    judgement = verdict_on(np.concatenate([cells("a", 40, seed=2), train[:40]]))
+    assert judgement.verdict == "fail"
+    assert "40 of 80 candidates nearly copy a train image" in judgement.reasons[0]
+    assert sum(reason is not None for reason in judgement.rejected) == 40
+
+
+def test_only_copies_fail_though_nothing_is_left_to_compare() -> None:
+    judgement = verdict_on(Cells().images_of("a", ["train"])[0])
+    assert judgement.verdict == "fail" and "kid" not in judgement.metrics
+
+
+def test_too_little_data_is_no_verdict() -> None:
+    few = verdict_on(cells("a", 40, seed=2), a=(7, 1, 1))
+    assert few.verdict == "insufficient-data" and few.n_real == 9 and few.n_accepted == 0
+    assert "9 real images" in few.reasons[0]
+    assert verdict_on(cells("a", 3, seed=2)).verdict == "insufficient-data"
+    assert verdict_on(cells("a", 0, seed=2)).verdict == "insufficient-data"
+    assert verdict_on(cells("a", 20, seed=2), a=(0, 0, 0)).verdict == "insufficient-data"
+
+
+def test_one_class_alone_has_no_margin() -> None:
+    judgement = verdict_on(cells("a", 40, seed=2), b=(0, 0, 0), c=(0, 0, 0))
+    assert judgement.verdict == "insufficient-data"
+    assert any("no other real class" in reason for reason in judgement.reasons)
+
+
+def test_held_out_images_come_first_and_train_images_are_owned_up_to() -> None:
+    held_out = choose_reference(Cells(a=(50, 10, 5)), "a")
+    assert held_out.held_out and len(held_out.images) == 15 and "did not train on" in held_out.note
+    mixed = choose_reference(Cells(a=(50, 10, 4)), "a")
+    assert not mixed.held_out and len(mixed.images) == 64 and "rewards copying" in mixed.note
+
+
+def test_same_seed_same_judgement_and_json_without_nan() -> None:
+    candidates = {"a": cells("a", 40, seed=2), "b": cells("b", 40, seed=2)}
+    documents = [
+        gate_document(judge_candidates(Cells(), candidates, Pooled(), seed=3), Pooled()) for _ in range(2)
+    ]
+    assert documents[0] == documents[1]
+    text = json.loads(json.dumps(documents[0], allow_nan=False))
+    assert text["format"] == 1 and text["features"] == {"name": "pooled", "sha256": "0" * 64}
+    for found in text["classes"].values():
+        assert {"verdict", "reasons", "n_real", "n_candidates", "n_accepted", "metrics"} <= set(found)
+        for metric in found["metrics"].values():
+            assert {"value", "ci", "real_vs_real", "note"} <= set(metric)
+
+
+def test_unknown_class_and_other_size_get_a_sentence() -> None:
+    with pytest.raises(InputError, match="no class 'd'"):
+        judge_candidates(Cells(), {"d": cells("a", 3, seed=0)}, Pooled())
+    with pytest.raises(InputError, match="32×32×3"):
+        judge_candidates(Cells(), {"a": cells("a", 3, seed=0)[:, :16, :16]}, Pooled())
+
+
+def test_rules_are_complete() -> None:
+    rules = load_rules()
+    assert rules["kid"]["margin"] == 0.25 and rules["sizes"]["fewest_real"] == 10
+
+
+def write(folder: Path, images: np.ndarray) -> None:
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i}.png")
+
+
+def test_plain_class_folders(tmp_path: Path) -> None:
+    for label in "abc":
+        write(tmp_path / "real" / label, cells(label, 60, seed=1))
+    write(tmp_path / "synthetic" / "a", cells("a", 40, seed=2))
+    write(tmp_path / "synthetic" / "b", cells("c", 40, seed=2))
+    judgements = judge_folders(tmp_path / "real", tmp_path / "synthetic", Pooled())
+    assert {label: found.verdict for label, found in judgements.items()} == {"a": "pass", "b": "fail"}
+
+
+def test_folders_that_do_not_fit_get_a_sentence(tmp_path: Path) -> None:
+    write(tmp_path / "real" / "a", cells("a", 20, seed=1))
+    write(tmp_path / "small" / "a", cells("a", 20, seed=1)[:, :16, :16])
+    write(tmp_path / "other" / "d", cells("a", 20, seed=1))
+    (tmp_path / "empty").mkdir()
+    for name, sentence in {
+        "small": "16 px",
+        "other": "no class 'd'",
+        "empty": "no folders",
+        "none": "no folder",
+    }.items():
+        with pytest.raises(InputError, match=sentence):
+            judge_folders(tmp_path / "real", tmp_path / name, Pooled())
+
+
+def pbc(real_data: Path, label: str, n: int) -> np.ndarray:
+    paths = sorted((real_data / "pbc" / label).rglob("*.jpg"))
+    paths = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:n]]
+    return np.stack([np.asarray(Image.open(path).convert("RGB").resize((64, 64))) for path in paths])
+
+
+@pytest.mark.slow
+def test_kid_interval_covers_on_real_cells(real_data: Path) -> None:
+    """At least 90 % for a nominal 95 %: drawn without replacement, the pool's own KID is the true value (0 within a
+    class), since KID is unbiased."""
+    extract = inception()
+    pools = [extract(pbc(real_data, label, 860)) for label in ("neutrophil", "basophil")]
+    k = kid.kernel(np.concatenate(pools), np.concatenate(pools))
+    rng = np.random.default_rng(0)
+    for m, n in [(15, 15), (30, 30), (100, 100), (300, 300), (15, 300), (30, 300)]:
+        for between in (True, False):
+            truth, held = kid.compute(*pools) if between else 0.0, 0
+            for _ in range(300):
+                order = rng.permutation(860)
+                i, j = order[:m], (860 + rng.permutation(860)[:n]) if between else order[m : m + n]
+                low, high = kid._interval(k[np.ix_(i, i)], k[np.ix_(j, j)], k[np.ix_(i, j)], 0.95)
+                held += low <= truth <= high
+            assert held >= 0.9 * 300, (m, n, between, held)
+
+
+@pytest.mark.slow
+def test_verdicts_on_real_cells(real_data: Path) -> None:
+    """Basophils with 15 train images and 300 held out, as `prepare --limit` leaves them."""
+
+    class Pbc(Cells):
+        classes, resolution = ("basophil", "ig", "monocyte", "neutrophil"), 64
+
+        def __init__(self) -> None:
+            self.counts = {"basophil": (15, 4, 300)} | dict.fromkeys(self.classes[1:], (80, 20, 0))
+
+        def images_of(self, label: str, splits: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
+            images = pbc(real_data, label, sum(self.counts[label]))
+            split = np.repeat(["train", "validation", "heldout"], self.counts[label])
+            table = pd.DataFrame(
+                {"file_name": [f"{label}/{i}.png" for i in range(len(images))], "split": split}
+            )
+            chosen = table["split"].isin(splits).to_numpy()
+            return images[chosen], table[chosen].reset_index(drop=True)
+
+    extract, real = inception(), pbc(real_data, "basophil", 469)[319:]
+    sets = {
+        "pass": [real],
+        "fail": [
+            pbc(real_data, "ig", 300)[150:],
+            gaussian_filter(real, (0, 1, 1, 0)),
+            Pbc().images_of("basophil", ["train"])[0],
+        ],
+    }
+    for expected, cases in sets.items():
+        for images in cases:
+            judgement = judge_candidates(Pbc(), {"basophil": images}, extract)["basophil"]
+            assert judgement.verdict == expected, judgement.reasons

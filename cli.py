@@ -1,24 +1,38 @@
-"""The two commands, `balancer` and `classifier`: parse, call, print."""
+"""The two commands, `balancer` and `classifier`: parse, call, print.
+
+Libraries are imported where they are used, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
-import functools
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from balancer.errors import InputError
 
-EXISTING = click.Path(exists=True, path_type=Path)
-FOLDER = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    from balancer.data import Findings
+    from balancer.synth import Synthesis
+
+PATH = click.Path(path_type=Path)
+POSITIVE = click.FloatRange(0, min_open=True)
+
+DEMO_RESOLUTION = 32
+DEMO_CELLS = {"neutrophil": 600, "lymphocyte": 600, "monocyte": 600, "AML": 600, "CLL": 600}
+DEMO_PATIENTS = 30  # per diagnosis
+DEMO_LIMITS = (("AML", 25), ("CLL", 25))
+DEMO_KIMG = 40.0
+DEMO_N = 150
+DEMO_STEPS = 250
 
 
-class Group(click.Group):
-    """A click group that turns errors for users into a sentence on stderr and an exit code."""
+class Commands(click.Group):
+    """A group that shows progress on stderr and turns errors for users into a sentence and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from balancer import console, progress
@@ -26,35 +40,419 @@ class Group(click.Group):
         progress.install(console.RichDisplay())
         try:
             return super().invoke(ctx)
+        except click.exceptions.Exit:
+            raise
         except InputError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo(
-                "Interrupted: no half output is left; the same command starts again or resumes.", err=True
-            )
+            click.echo("Interrupted. No half output is left; the same command starts again or resumes.", err=True)
             ctx.exit(1)
-        except OSError as error:
-            click.echo(f"Error: {error}", err=True)
+        except (OSError, RuntimeError) as error:
+            click.echo(f"Failed: {error}", err=True)
             ctx.exit(1)
 
 
-def out_options(command: Callable) -> Callable:
-    """`--out` and `--overwrite`."""
-    command = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")(command)
-    return click.option(
-        "--out", type=FOLDER, metavar="DIR", help="Output folder; new under ./runs by default."
-    )(command)
+class Assignment(click.ParamType):
+    """LABEL=N."""
+
+    name = "LABEL=N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        label, _, number = str(value).rpartition("=")
+        if not label or not number.isdigit():
+            self.fail(f"'{value}' is not of the form LABEL=N, for example basophil=15.", param, ctx)
+        return label, int(number)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")
-seed_option = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed."
+def options(*decorators: Callable) -> Callable:
+    """Several click options as one decorator, in reading order."""
+
+    def apply(command: Callable) -> Callable:
+        for decorate in reversed(decorators):
+            command = decorate(command)
+        return command
+
+    return apply
+
+
+out_options = options(
+    click.option("--out",       type=PATH, metavar="DIR",  help="Output folder.  [default: new under ./runs]"),
+    click.option("--overwrite", is_flag=True,              help="Replace an output that exists."),
 )
-device_option = click.option(
-    "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [default: the best]"
-)
+data_option   = click.option("--data",   type=PATH, metavar="DATA", required=True, help="Prepared dataset.")
+seed_option   = click.option("--seed",   type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
+device_option = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there is one]")
+json_option   = click.option("--json",   "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")
+dry_run       = click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
+version       = click.version_option(package_name="hemabalance")
+training_options = options(
+    click.option("--arch",       metavar="NAME", default="hybrid", show_default=True, help="Classifier network."),
+    click.option("--size",       metavar="SIZE", default="auto", show_default=True, help="Its size; auto: by resolution."),
+    click.option("--pretrained", is_flag=True, help="Start from published weights (needs the network once)."),
+    click.option("--steps",      type=click.IntRange(1), default=300, show_default=True, help="Updates of the weights."),
+    click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Images per update."),
+    click.option("--lr",         "learning_rate", type=POSITIVE, default=2e-3, show_default=True, help="Learning rate."),
+    seed_option,
+)  # fmt: skip
 
 
-def print_result(value: dict[str, Any], sentence: str, as_json: bool) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False) if as_json else sentence)
+def show(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def say(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        click.echo(sentence)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@version
+def balancer() -> None:
+    """Make synthetic images for the rare classes of a blood-cell image set, and let through what passes."""
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@version
+def classifier() -> None:
+    """Train classifiers, and find out whether balancing with synthetic images helps them."""
+
+
+# ---------------------------------------------------------------------------------------------------- balancer
+
+
+@balancer.command()
+@click.option("--out",       type=PATH, metavar="DIR", default=Path("runs/demo"), show_default=True, help="Output folder.")
+@click.option("--overwrite", is_flag=True, help="Begin anew instead of going on with a demo that exists.")
+@seed_option
+@click.pass_context
+def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
+    """Go the whole way on the built-in smear dataset: a quarter of an hour on two cores."""
+    from balancer import smear
+    from balancer.progress import stage
+
+    source, data, run, synthetic, report = (out / name for name in ("source", "data", "generator", "synthetic", "report"))
+    stage("1 of 5: rendering the smear dataset")
+    if overwrite or not source.exists():
+        smear.write_source(source, DEMO_CELLS, DEMO_RESOLUTION, seed, DEMO_PATIENTS, overwrite)
+    stage("2 of 5: preparing it")
+    if overwrite or not data.exists():
+        ctx.invoke(prepare, source=source, out=data, group_by=("patient_id",), limits=DEMO_LIMITS, seed=seed, overwrite=overwrite)
+    stage("3 of 5: training a generator (about 5 minutes)")
+    again = run.exists() and not overwrite
+    ctx.invoke(train, data=data, out=run, kimg=DEMO_KIMG, seed=seed, resume=again, overwrite=overwrite)
+    stage("4 of 5: synthesising and judging images of the rare classes (about 2 minutes)")
+    if overwrite or not synthetic.exists():
+        ctx.invoke(synth, labels=tuple(dict(DEMO_LIMITS)), n=DEMO_N, run=run, data=data, out=synthetic, seed=seed, overwrite=overwrite)
+    stage("5 of 5: training the hybrid in every arm with 3 seeds (about 6 minutes)")
+    ctx.invoke(compare, data=data, synthetic=(synthetic,), out=report, steps=DEMO_STEPS, seed=seed, overwrite=overwrite)
+
+
+@balancer.command()
+@click.argument("source", type=PATH, metavar="SRC")
+@out_options
+@click.option("--resolution",   type=int, metavar="PX", help="Side of the prepared images.  [default: by the images]")
+@click.option("--label-column", metavar="C", help="Column of the metadata that holds the label.")
+@click.option("--map", "mapping", type=PATH, metavar="FILE", help="CSV (from,to) or JSON that renames or merges labels.")
+@click.option("--group-by",     multiple=True, metavar="C", help="Column whose values stay in one split; repeatable.")
+@click.option("--limit",        "limits", multiple=True, type=Assignment(), help="Keep N train images; repeatable.")
+@click.option("--long-tail",    type=float, metavar="RATIO", help="Thin train to this imbalance ratio.")
+@click.option("--keep-splits",  is_flag=True, help="Keep the source's own splits.")
+@click.option("--crop",         type=click.Choice(["crop", "pad"]), default="crop", show_default=True, help="How images become square.")
+@click.option("--on-bad-image", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="What to do.")
+@click.option("--licence",      metavar="TEXT", help="Licence of the images, kept in dataset.json.")
+@seed_option
+@json_option
+def prepare(source: Path, out: Path | None, limits: tuple[tuple[str, int], ...], as_json: bool, **settings: Any) -> None:  # fmt: skip
+    """Turn SRC (class folders, a CSV, npz or zip) into a prepared dataset with splits."""
+    from balancer.data import new_output
+    from balancer.data import prepare as run
+
+    repeated = {label for label, _ in limits if sum(label == other for other, _ in limits) > 1}
+    if repeated:
+        raise InputError(f"--limit is given twice for {', '.join(sorted(repeated))}; give it once for each class.")
+    summary = run(source, out or new_output(f"data-{source.stem}"), limits=dict(limits), **settings)
+    if as_json:
+        show(summary.to_json())
+        return
+    _say_counts(summary.counts)
+    click.echo(f"Prepared dataset: {summary.root} ({summary.resolution} px, {summary.source} images)")
+
+
+@balancer.command()
+@click.argument("data", type=PATH, metavar="DATA")
+@json_option
+@click.pass_context
+def inspect(ctx: click.Context, data: Path, as_json: bool) -> None:
+    """Look for leaks, duplicates and shortcuts in a prepared dataset; exit 2 when its splits leak."""
+    from balancer.data import PreparedDataset
+    from balancer.data import inspect as run
+
+    findings = run(PreparedDataset.load(data))
+    if as_json:
+        show(findings.to_json())
+    else:
+        _say_findings(findings)
+    if findings.leaks:
+        ctx.exit(2)
+
+
+def _say_counts(counts: dict[str, dict[str, int]]) -> None:
+    from balancer.console import print_table
+
+    print_table(("class", *counts), [(label, *(n[label] for n in counts.values())) for label in counts["train"]])
+
+
+def _say_findings(found: Findings) -> None:
+    _say_counts(found.counts)
+    ratio = f"{found.imbalance_ratio:.1f}" if found.imbalance_ratio else "unknown"
+    click.echo(f"{found.source} images of {found.resolution} px; imbalance ratio in train {ratio}.")
+    click.echo(
+        f"Duplicates: {len(found.exact_duplicates)} exact and {len(found.near_duplicates)} near pairs; "
+        f"largest cluster {len(found.largest_cluster)}{': ' if found.largest_cluster else '.'}{', '.join(found.largest_cluster[:4])}"
+    )
+    say(f"The same picture under two labels: {a} and {b}" for a, b in found.label_conflicts)
+    for column, by_class in found.patients.items():
+        click.echo(f"Different values of {column}: " + ", ".join(f"{label} {n}" for label, n in by_class.items()))
+    sizes = ", ".join(f"{size} ({n})" for size, n in list(found.source_sizes.items())[:3])
+    click.echo(f"Source images: {len(found.source_sizes)} different sizes; most frequent {sizes or 'unknown'}.")
+    if found.um_per_pixel:
+        click.echo("Scale: {:.3g} to {:.3g} µm per pixel, median {:.3g}.".format(*(found.um_per_pixel[i] for i in (0, 2, 1))))
+    for shortcut in found.shortcuts:
+        click.echo(f"From {shortcut.name} alone: balanced accuracy {shortcut.balanced_accuracy:.2f} (chance {shortcut.chance:.2f}).")
+    say(f"Warning: {sentence}" for sentence in found.warnings)
+    say(f"Leak: {sentence}" for sentence in found.leaks)
+
+
+@balancer.command()
+@data_option
+@out_options
+@click.option("--generator",  metavar="NAME", default="stylegan2-ada", show_default=True, help="Family of generators.")
+@click.option("--kimg",       type=POSITIVE, default=200.0, show_default=True, help="Thousands of images to train on.")
+@click.option("--batch-size", type=click.IntRange(4), default=32, show_default=True, help="Images per update.")
+@click.option("--lr",         "learning_rate", type=POSITIVE, default=2.5e-3, show_default=True, help="Learning rate.")
+@click.option("--gamma",      type=POSITIVE, help="Weight of R1.  [default: from resolution and batch]")
+@click.option("--resume",     is_flag=True, help="Go on with the run at --out from its last checkpoint.")
+@seed_option
+@device_option
+@dry_run
+def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: str | None, dry_run: bool, **settings: Any) -> None:  # fmt: skip
+    """Train a generator on the train split of DATA, and on nothing else."""
+    from balancer.data import PreparedDataset, new_output
+    from balancer.generators import GeneratorConfig, choose_device
+    from balancer.generators import train as run
+
+    config = GeneratorConfig(**settings)
+    if dry_run:
+        show(asdict(config) | {"data": str(data), "out": str(out), "device": str(choose_device(device))})
+        return
+    if resume and out is None:
+        raise InputError("--resume needs --out: the run that is to go on.")
+    dataset = PreparedDataset.load(data)
+    out = run(dataset, config, out or new_output("generator"), resume=resume, overwrite=overwrite, device=choose_device(device))
+    click.echo(f"Generator run: {out} (trained on {dataset.source} images of {data}; samples in {out / 'samples'})")
+
+
+@balancer.command()
+@click.option("--class",            "labels", multiple=True, required=True, metavar="LABEL", help="Class to make; repeatable.")
+@click.option("--n",                type=int, required=True, help="Accepted images per class.")
+@click.option("--run",              type=PATH, metavar="RUN", help="Generator run.  [default: newest under ./runs]")
+@click.option("--data",             type=PATH, metavar="DATA", help="Prepared dataset.  [default: the run's]")
+@out_options
+@click.option("--max-candidates",   type=click.IntRange(1), default=5, show_default=True, help="Candidates per image asked for.")
+@click.option("--truncation",       type=click.FloatRange(0, 1), default=1.0, show_default=True, help="ψ: below 1 less varied, more typical.")
+@click.option("--allow-unverified", is_flag=True, help="Keep images of classes that did not pass, marked as such.")
+@click.option("--strict",           is_flag=True, help="Exit 3 when a class does not pass.")
+@seed_option
+@device_option
+@json_option
+@click.pass_context
+def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | None, labels: tuple[str, ...], strict: bool, as_json: bool, device: str | None, **settings: Any) -> None:  # fmt: skip
+    """Make synthetic images of a class; only what passes the gate gets into the set."""
+    from balancer.data import PreparedDataset, data_of, new_output, newest_generator
+    from balancer.generators import choose_device
+    from balancer.progress import note
+    from balancer.synth import synthesise
+
+    if run is None:
+        run = newest_generator(labels)
+        note(f"Generator: {run}, the newest under ./runs that knows {', '.join(labels)}.")
+    dataset = PreparedDataset.load(data) if data else data_of(run)
+    if data is None:
+        note(f"Data: {dataset.root} ({dataset.source} images), which the generator was trained on.")
+    out = out or new_output(f"synth-{'-'.join(labels)}")
+    result = synthesise(dataset, run, labels, out=out, device=choose_device(device), **settings)
+    if as_json:
+        show(result.to_json())
+    else:
+        _say_synthesis(result)
+    if strict and not all(result.passed(label) for label in labels):
+        ctx.exit(3)
+
+
+def _say_synthesis(result: Synthesis) -> None:
+    from balancer.console import print_table
+
+    rows = []
+    for label, judged in result.judgements.items():
+        kid = judged.metrics.get("kid") or {}
+        rows.append((label, judged.verdict, result.written[label], judged.n_candidates, _cell(kid.get("value")), _cell(kid.get("real_vs_real"))))  # fmt: skip
+    print_table(("class", "verdict", "in the set", "candidates", "KID", "real-vs-real"), rows)
+    for label, judged in result.judgements.items():
+        say(f"{label}: {reason}" for reason in judged.reasons)
+    origin = "rendered cells, not real ones" if result.source == "rendered" else "real cells"
+    click.echo(f"Synthetic set: {result.out} (the images stem from {origin})")
+    if not any(result.written.values()):
+        click.echo("Nothing passed the gate: all candidates are under rejected/, with reasons in rejected.csv.")
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+# -------------------------------------------------------------------------------------------------- classifier
+
+
+@classifier.command("train")
+@data_option
+@click.option("--synthetic", multiple=True, type=PATH, metavar="SYN", help="Synthetic set to add to train; repeatable.")
+@out_options
+@training_options
+@click.option("--loss",      metavar="NAME", default="cross-entropy", show_default=True, help="Loss function.")
+@click.option("--sampling",  metavar="NAME", default="natural", show_default=True, help="How images are drawn.")
+@dry_run
+def train_classifier(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite: bool, dry_run: bool, **settings: Any) -> None:  # fmt: skip
+    """Train a classifier; the test split is read once, at the end."""
+    from balancer.data import PreparedDataset, SyntheticSet, new_output
+    from balancer.files import read_json
+    from classifier.runs import train_run
+    from classifier.training import TrainingConfig
+
+    config = TrainingConfig(**settings)
+    if dry_run:
+        show(asdict(config) | {"data": str(data), "synthetic": [str(path) for path in synthetic], "out": str(out)})
+        return
+    sets = [SyntheticSet.load(path) for path in synthetic]
+    out = train_run(PreparedDataset.load(data), sets, config, out or new_output("classifier"), overwrite)
+    _say_evaluation(read_json(out / "evaluation.json"))
+    click.echo(f"Classifier run: {out}")
+
+
+@classifier.command()
+@click.option("--run",  type=PATH, metavar="RUN", help="Classifier run.  [default: newest under ./runs]")
+@click.option("--data", type=PATH, metavar="DATA", help="Prepared dataset.  [default: the run's]")
+@json_option
+def evaluate(run: Path | None, data: Path | None, as_json: bool) -> None:
+    """Judge a classifier on the test split of DATA."""
+    from balancer.data import PreparedDataset, data_of
+    from classifier.prediction import evaluate_run
+    from classifier.runs import load_run
+
+    run = run or _newest_classifier()
+    result = evaluate_run(load_run(run), PreparedDataset.load(data) if data else data_of(run))
+    if as_json:
+        show(result)
+    else:
+        _say_evaluation(result)
+
+
+@classifier.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--run", type=PATH, metavar="RUN", help="Classifier run.  [default: newest under ./runs]")
+@json_option
+def predict(paths: tuple[str, ...], run: Path | None, as_json: bool) -> None:
+    """Classify image files, folders or globs."""
+    from balancer.data import expand_paths
+    from classifier.prediction import predict_files
+    from classifier.runs import load_run
+
+    for line in predict_files(load_run(run or _newest_classifier()), expand_paths(paths)):
+        if as_json:
+            show(line)
+        else:
+            click.echo(f"{line['file_name']}: {line['predicted']} ({line['probabilities'][line['predicted']]:.2f})")
+
+
+@classifier.command()
+@data_option
+@click.option("--synthetic", multiple=True, type=PATH, metavar="SYN", help="Synthetic set for the arm gan; repeatable.")
+@out_options
+@click.option("--arms",      metavar="NAMES", help="Arms to run, separated by commas.  [default: all that the data allow]")
+@click.option("--seeds",     type=int, default=3, show_default=True, help="Trainings per arm.")
+@click.option("--margin",    type=click.FloatRange(0, 1, max_open=True), default=0.01, show_default=True, help="Smallest macro-F1 gain worth having.")
+@training_options
+@json_option
+@dry_run
+def compare(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite: bool, arms: str | None, seeds: int, margin: float, as_json: bool, dry_run: bool, **settings: Any) -> None:  # fmt: skip
+    """Compare balancing with synthetic images against every cheap remedy, and conclude."""
+    from balancer.data import PreparedDataset, SyntheticSet, new_output
+    from classifier.compare import compare as run
+    from classifier.training import TrainingConfig
+
+    config = TrainingConfig(**settings)
+    names = [name.strip() for name in arms.split(",")] if arms else None
+    if dry_run:
+        show(asdict(config) | {"arms": names, "seeds": seeds, "margin": margin, "data": str(data), "out": str(out)})
+        return
+    sets = [SyntheticSet.load(path) for path in synthetic]
+    out = out or new_output("report")
+    report = run(PreparedDataset.load(data), sets, out, names, seeds, config, margin, overwrite)
+    if as_json:
+        show(report)
+    else:
+        _say_report(report, out)
+
+
+@classifier.command()
+@click.argument("report", type=PATH, metavar="REPORT")
+@json_option
+def report(report: Path, as_json: bool) -> None:
+    """Compute a comparison's statistics and page again from its predictions."""
+    from classifier.compare import report_again
+
+    result = report_again(report)
+    if as_json:
+        show(result)
+    else:
+        _say_report(result, report)
+
+
+def _newest_classifier() -> Path:
+    from balancer.data import newest_classifier
+    from balancer.progress import note
+
+    run = newest_classifier()
+    note(f"Classifier: {run}, the newest under ./runs.")
+    return run
+
+
+def _say_evaluation(result: dict[str, Any]) -> None:
+    from balancer.console import print_table
+
+    rows = [
+        (label, *(_cell(values[name]) for name in ("recall", "precision", "f1")), values["images"])
+        for label, values in result["per_class"].items()
+    ]
+    print_table(("class", "recall", "precision", "F1", "images"), rows)
+    click.echo(
+        f"Test: macro-F1 {result['macro_f1']:.3f}, balanced accuracy {result['balanced_accuracy']:.3f}, "
+        f"{result['images']} images."
+    )
+
+
+def _say_report(report: dict[str, Any], out: Path) -> None:
+    from balancer.console import print_table
+
+    rows = [
+        (arm, *(_mean(values[name]) for name in ("macro_f1", "balanced_accuracy", "validation_macro_f1")))
+        for arm, values in report["arms"].items()
+    ]
+    print_table(("arm", "macro-F1 (95 % interval)", "balanced accuracy", "macro-F1 on validation"), rows)
+    say(report["notes"])
+    click.echo(f"Report: {(out / 'report.html').absolute()}")
+    click.echo(report["conclusion"]["statement"])
+
+
+def _mean(estimate: dict[str, Any]) -> str:
+    ci = estimate.get("ci")
+    return f"{estimate['mean']:.3f}" + (f" ({ci[0]:.3f} to {ci[1]:.3f})" if ci else "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 T = TypeVar("T")
 
@@ -66,3 +69,15 @@ class RichDisplay:
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a plain table on stdout; numbers stand to the right."""
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    rows = [list(row) for row in rows]
+    for index, column in enumerate(table.columns):
+        if all(isinstance(row[index], int | float) for row in rows):
+            column.justify = "right"
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)

@@ -38,6 +38,23 @@ class Synthesis:
     written: dict[str, int]  # images per class in train/
     source: str  # of the data behind the generator: real | rendered
 
+    def passed(self, label: str) -> bool:
+        """Whether the class's verdict lets its images into the set."""
+        return self.judgements[label].verdict in GOOD
+
+    def to_json(self) -> dict[str, Any]:
+        """What the command line prints with --json."""
+        classes = {
+            label: {
+                "verdict": judged.verdict,
+                "reasons": judged.reasons,
+                "n_candidates": judged.n_candidates,
+                "n_written": self.written[label],
+            }
+            for label, judged in self.judgements.items()
+        }
+        return {"out": str(self.out), "source": self.source, "classes": classes}
+
 
 def synthesise(
     data: PreparedDataset,

@@ -64,9 +64,9 @@ class TrainingConfig:
         ):
             if value not in known:
                 raise unknown_name(kind, value, known)
-        for name in ("steps", "batch_size", "evaluations"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        for name, least in (("steps", 1), ("batch_size", 2), ("evaluations", 1)):  # batch norm needs two
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be a positive number; got {getattr(self, name)}.")
@@ -96,7 +96,7 @@ def fit(
     validation_labels: np.ndarray,
     classes: int,
     device: str | torch.device | None = None,
-    on_metrics: Callable[[dict[str, float]], None] | None = None,
+    on_metrics: Callable[[dict[str, float]], object] | None = None,
 ) -> Fitted:
     """Train a network on `train` (labels int64 N in [0, classes)) and keep the best weights by `validation`.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import IO, Literal
 
@@ -25,13 +24,16 @@ def decode(path: Path) -> np.ndarray:
     missing, no image, truncated, or larger than 100 megapixels; size is judged before decoding.
     """
     try:
-        with warnings.catch_warnings(), Path(path).open("rb") as file:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
+        with Path(path).open("rb") as file:
             try:
                 with Image.open(file) as image:
                     _refuse_huge(path, image.size)
-                    deep_rgb = _deep_colour(file, image)
-                    return deep_rgb if deep_rgb is not None else _rgb(ImageOps.exif_transpose(image))
+                    if image.mode not in _DEEP_MODES:
+                        if image.format == "PNG" and _is_deep_png(file):
+                            return _deep_png(file)
+                        if image.format == "TIFF" and _is_deep_tiff(image):
+                            return _deep_tiff(path)
+                    return _rgb(ImageOps.exif_transpose(image))
             except UnidentifiedImageError:
                 if Path(path).suffix.lower() not in {".tif", ".tiff"}:
                     raise InputError(f"{path} is no image that can be read.") from None
@@ -42,17 +44,14 @@ def decode(path: Path) -> np.ndarray:
         raise InputError(f"{path} does not exist.") from None
     except Image.DecompressionBombError:
         raise InputError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels; crop it first.") from None
-    except (
-        Exception
-    ) as error:  # decoders of damaged files raise nearly anything: struct, zlib, key, index errors
+    except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, key errors
         raise InputError(f"{path} cannot be read as an image ({error or type(error).__name__}).") from None
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
     """Width and height from the file's header, or None where `decode` would refuse or needs another reader."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
             return image.size if image.width * image.height <= MAX_PIXELS else None
     except Exception:  # as in `decode`: whatever is wrong with the file is said there
         return None
@@ -65,16 +64,20 @@ def _refuse_huge(path: Path, size: tuple[int, int]) -> None:
         )
 
 
-def _deep_colour(file: IO[bytes], image: Image.Image) -> np.ndarray | None:
-    """Colour PNG of 16 bits a channel, which Pillow would cut to 8 bits; None for all other images."""
-    if image.format != "PNG" or image.mode not in {"RGB", "RGBA", "LA"}:
-        return None
+def _is_deep_png(file: IO[bytes]) -> bool:
+    """Whether a PNG has 16 bits a channel, of which Pillow would keep 8 in colour: the depth in the IHDR chunk."""
     position = file.tell()
-    file.seek(24)  # bit depth in the IHDR chunk
-    depth = file.read(1)[0]
+    file.seek(24)
+    depth = file.read(1)
     file.seek(position)
-    if depth != 16:
-        return None
+    return depth == b"\x10"
+
+
+def _is_deep_tiff(image: Image.Image) -> bool:
+    return max(image.tag_v2.get(258, (8,))) > 8  # type: ignore[attr-defined]
+
+
+def _deep_png(file: IO[bytes]) -> np.ndarray:
     import torch
     from torchvision.io import ImageReadMode, decode_png
 
@@ -89,7 +92,7 @@ def _deep_colour(file: IO[bytes], image: Image.Image) -> np.ndarray | None:
 
 
 def _deep_tiff(path: Path) -> np.ndarray:
-    """Colour TIFF of 16 bits a channel, which Pillow cannot read."""
+    """Colour TIFF of 16 bits a channel, which Pillow would cut to 8 or cannot read."""
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:

@@ -282,7 +282,7 @@ def _decode_all(
     ]
     if skipped:
         first = f"first: {skipped[0][1]}"
-        notes.append(f"{_images(len(skipped))} could not be read and skipped; {first}")
+        notes.append(f"{_images(len(skipped))} skipped, being unreadable; {first}")
     table = table.iloc[list(decoded)].reset_index(drop=True).assign(row=list(decoded))
     for name in ("source_sha256", "pixel_sha256", "source_width", "source_height"):
         table[name] = [getattr(one, name) for one in decoded.values()]

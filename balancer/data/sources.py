@@ -105,10 +105,14 @@ def _read_labelled(folder: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
     if found:
         return _read_table(found, prefix)
     rows, others, loose = [], [], []
-    for at, folders, files in os.walk(folder):
+    for at, folders, files in os.walk(folder, followlinks=True):
         here = Path(at)
         folders[:] = sorted(
-            d for d in folders if not d.startswith((".", "__MACOSX")) and (here != folder or d != MASKS)
+            d
+            for d in folders
+            if not d.startswith((".", "__MACOSX"))
+            and (here != folder or d != MASKS)
+            and not here.resolve().is_relative_to((here / d).resolve())  # a link to a folder above
         )
         for name in sorted(files):
             relative = (here / name).relative_to(folder)

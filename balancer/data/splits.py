@@ -37,7 +37,8 @@ def assign_splits(
     """Distribute images over train, validation and test in the given ratios, stratified by class.
 
     Iterative stratification (Sechidis et al. 2011, "On the stratification of multi-label data") over groups: the
-    class with the fewest groups first, its largest groups first, each to the split that lacks most of that class.
+    class with the fewest groups first, its largest groups first, each to the split that lacks most of what the group
+    holds, as shares of the classes.
     A class needs as many groups as there are splits with a ratio above 0, so that each gets one; a class with fewer
     goes to train as a whole, and is named in the notes. `groups` is int n. Returns the split names (n) and the notes.
     """
@@ -48,7 +49,8 @@ def assign_splits(
     share = np.array(ratios, dtype=float) / sum(ratios)
     content = np.zeros((len(group_ids), len(classes)), dtype=np.int64)
     np.add.at(content, (group_index, label_index), 1)
-    lacking = share[:, None] * content.sum(0)
+    images = content.sum(0)
+    lacking = share[:, None] * images
     rng = np.random.default_rng(seed)
     assigned = np.full(len(group_ids), -1)
     notes = []
@@ -63,9 +65,8 @@ def assign_splits(
         if len(members) < len(wanted):
             for group in members[assigned[members] < 0]:
                 assign(group, 0)
-            images = int(content[:, c].sum())
             notes.append(
-                f"Class {classes[c]} has {_number(images, 'image')} in {_number(len(members), 'group')}, too few for "
+                f"Class {classes[c]} has {_number(int(images[c]), 'image')} in {_number(len(members), 'group')}, too few for "
                 f"{len(wanted)} splits; it is in train as far as its groups are free."
             )
             continue
@@ -75,10 +76,8 @@ def assign_splits(
             empty = [s for s in wanted if not (assigned[members] == s).any()]
             left = int((assigned[members[position:]] < 0).sum())
             choice = empty if left <= len(empty) else wanted
-            need = np.array([lacking[s, c] for s in choice])
-            tied = [s for s, value in zip(choice, need, strict=True) if value >= need.max() - 1e-9]
-            overall = [lacking[s].sum() for s in tied]
-            assign(group, tied[int(np.argmax(overall))])
+            need = (lacking[choice] / images**2) @ content[group]
+            assign(group, choice[int(np.argmax(need))])
         missing = [STUDY_SPLITS[s] for s in wanted if not (assigned[members] == s).any()]
         if missing:
             notes.append(

@@ -93,7 +93,7 @@ class Adversaries:
             "path_length": self.path_length,
         }
         self.gamma = config.gamma or sg.default_gamma(resolution, config.batch_size)
-        self.optimizers = {
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
             "G": self._adam(G, PATH_LENGTH_INTERVAL if config.path_length_weight else None),
             "D": self._adam(D, R1_INTERVAL),
         }

@@ -111,6 +111,20 @@ def train(
     return out
 
 
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name, or the best there is; InputError when the machine has no such device."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"There is no device '{name}' here ({str(error).splitlines()[0]}); try --device cpu."
+        ) from None
+    return device
+
+
 class Batches:
     """The training batches, each a function of its number: float N×3×R×R in [−1, 1] and int64 labels.
 

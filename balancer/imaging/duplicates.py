@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 SAME = 0.9  # correlation from which two images are the same picture
 _SIDE = 16  # DCT coefficients per axis
 _HASH_BITS = 16  # candidates differ in no more than these of 63 bits; a correlation of 0.9 moves 9 on average
+_FLAT = 1.0  # contrasts below about a tenth of a grey level are rounding, not a picture
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _CHUNK = 512
 
@@ -53,9 +54,10 @@ def describe(images: np.ndarray) -> np.ndarray:
     described = np.empty((count, side, side), dtype=np.float32)
     for start in range(0, count, _CHUNK):
         grey = images[start : start + _CHUNK].astype(np.float32) @ _LUMINANCE
+        grey -= grey.mean((1, 2), keepdims=True)
         described[start : start + _CHUNK] = basis @ (grey / size) @ basis.T * weight
     norm = np.sqrt((described**2).sum((1, 2), keepdims=True))
-    return np.where(norm > 1e-2, described / np.maximum(norm, 1e-2), 0).astype(np.float32)
+    return np.where(norm > _FLAT, described / np.maximum(norm, _FLAT), 0).astype(np.float32)
 
 
 def _views(described: np.ndarray) -> Iterator[np.ndarray]:

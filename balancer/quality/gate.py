@@ -263,9 +263,12 @@ def _judge_kid(
 
 def _size_dependent(y: np.ndarray, real: RealClass, rules: Rules, seed: int) -> dict[str, Metric]:
     """Metrics that change with the sample sizes: means over draws of the sizes that real-vs-real can have."""
-    x, draws = real.reference, rules["sizes"]["draws"]
-    m, n = comparable_sizes(len(real.features), len(x), len(y))
-    both = np.concatenate([x, y])
+    draws = rules["sizes"]["draws"]
+    m, n = comparable_sizes(len(real.features), real.n_reference, len(y))
+    # In an orthonormal basis of the rows' span all of these metrics are the same, and several times faster.
+    rows = np.concatenate([real.features, y]).astype(np.float64)
+    pool, y = np.split(np.linalg.qr(rows.T, mode="r").T, [len(real.features)])
+    x = pool[: real.n_reference]
     metrics = {}
     for name, module in SIZE_DEPENDENT.items():
         if min(m, n) <= getattr(module, "K", 1):
@@ -273,10 +276,10 @@ def _size_dependent(y: np.ndarray, real: RealClass, rules: Rules, seed: int) -> 
             continue
         rng = np.random.default_rng(seed)
         values = [
-            module.compute(both[rng.permutation(len(x))[:m]], both[len(x) + rng.permutation(len(y))[:n]])
+            module.compute(x[rng.permutation(len(x))[:m]], y[rng.permutation(len(y))[:n]])
             for _ in range(draws)
         ]
-        among_real = module.real_vs_real(real.features, m, n, draws, seed)
+        among_real = module.real_vs_real(pool, m, n, draws, seed)
         metrics[name] = _metric(
             float(np.mean(values)),
             None,

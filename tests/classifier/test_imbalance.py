@@ -24,9 +24,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
 
 def test_class_weights_are_scikit_learns_and_average_to_one() -> None:
     weights = class_weights(COUNTS)
-    np.testing.assert_allclose(
-        weights, compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
-    )
+    np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(3), y=LABELS))
     assert weights[LABELS].mean() == pytest.approx(1)
     np.testing.assert_allclose(class_weights(np.array([30, 0, 10])), [40 / 60, 0, 2])
 

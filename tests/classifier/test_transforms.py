@@ -32,7 +32,9 @@ def test_flips_without_shift_give_exactly_the_eight_symmetries() -> None:
 def test_shifts_mirror_at_the_edge_and_stay_within_a_sixteenth() -> None:
     side = 32
     ramp = torch.arange(side, dtype=torch.uint8)
-    image = torch.stack([ramp[:, None].expand(side, side), ramp.expand(side, side), ramp.expand(side, side)], -1)
+    image = torch.stack(
+        [ramp[:, None].expand(side, side), ramp.expand(side, side), ramp.expand(side, side)], -1
+    )
     batch = flips(image.expand(300, -1, -1, -1), torch.Generator().manual_seed(0))
     starts = set()
     for one in batch:
@@ -42,7 +44,7 @@ def test_shifts_mirror_at_the_edge_and_stay_within_a_sixteenth() -> None:
         expected = [abs(i + shift) if i + shift < side else 2 * (side - 1) - i - shift for i in range(side)]
         assert line.tolist() == expected
         starts.add(shift)
-    assert starts == {-2, -1, 0, 1, 2} or starts == {-3, -2, -1, 0, 1, 2, 3} - {-3, 3}
+    assert starts == {-2, -1, 0, 1, 2}
 
 
 def test_augmentation_repeats_with_the_seed_and_can_be_off() -> None:

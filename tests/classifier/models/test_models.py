@@ -59,7 +59,12 @@ def test_every_network_takes_every_resolution(name: str, resolution: int) -> Non
 
 
 def test_auto_grows_with_the_resolution() -> None:
-    assert [resolve_size("hybrid", "auto", r) for r in (32, 64, 128, 224)] == ["micro", "micro", "atto", "tiny"]
+    assert [resolve_size("hybrid", "auto", r) for r in (32, 64, 128, 224)] == [
+        "micro",
+        "micro",
+        "atto",
+        "tiny",
+    ]
     assert resolve_size("hybrid", "auto", 32, pretrained=True) == "tiny"
     assert resolve_size("hybrid", "atto", 32) == "atto"
 

@@ -13,9 +13,21 @@ from torch import Tensor
 
 import vendor.stylegan2_ada as sg
 
-TRANSFORMS = (
-    "xflip rotate90 xint scale rotate aniso xfrac brightness contrast lumaflip hue saturation bgc".split()
-)
+TRANSFORMS = [
+    "xflip",
+    "rotate90",
+    "xint",
+    "scale",
+    "rotate",
+    "aniso",
+    "xfrac",
+    "brightness",
+    "contrast",
+    "lumaflip",
+    "hue",
+    "saturation",
+    "bgc",
+]
 
 
 @pytest.fixture(scope="module", params=["cond", "uncond"])

@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from balancer.data.dataset import SPLITS, PreparedDataset, fingerprint
+from balancer.data.prepare import prepare
+from balancer.errors import InputError
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 40)) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (10, 10, 3)).astype(np.uint8)
+    return np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def folders(root: Path, sizes: dict[str, int], nested: str = "") -> Path:
+    seed = 0
+    for label, n in sizes.items():
+        place = root / label / nested
+        place.mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(picture(seed := seed + 1)).save(place / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return folders(tmp_path / "source", {"a": 20, "b": 10})
+
+
+def by_file(data: PreparedDataset) -> pd.DataFrame:
+    return pd.concat([data.tables[s].assign(split=s) for s in SPLITS]).set_index("source_file")
+
+
+def test_the_contract(source: Path, tmp_path: Path) -> None:
+    summary = prepare(source, tmp_path / "out", resolution=32, licence="CC0", limits={"a": 3})
+    data = PreparedDataset.load(tmp_path / "out")
+    assert data.classes == summary.classes == ("a", "b") and data.source == "real"
+    assert summary.counts == {split: data.counts(split) for split in SPLITS} == data.info["counts"]
+    assert summary.counts["train"]["a"] == 3 and summary.counts["heldout"]["a"] > 0
+    assert sum(sum(c.values()) for c in summary.counts.values()) == 30
+    for split in SPLITS:
+        assert {p.name for p in (data.root / split).iterdir()} == {"a", "b", "metadata.csv"}
+        assert sorted(data.paths(split)) == sorted((data.root / split).rglob("*.png"))
+        assert data.images(split)[:].shape == (len(data.tables[split]), 32, 32, 3)
+    rows = by_file(data)
+    for file, row in rows.iterrows():
+        assert row["source_sha256"] == hashlib.sha256((source / str(file)).read_bytes()).hexdigest()
+        assert row["label"] == str(file)[0] == row["file_name"][0]
+    assert data.fingerprint == fingerprint(
+        zip(rows["split"], rows["label"], rows["source_sha256"], strict=True)
+    )
+    assert data.info["licence"] == "CC0" and data.info["origin"] == str(source)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {*SPLITS, "dataset.json"}
+
+
+def test_same_seed_same_bytes(source: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        prepare(source, tmp_path / name, seed=seed)
+    read = {n: (tmp_path / n / "train/metadata.csv").read_bytes() for n in ("one", "two", "three")}
+    assert read["one"] == read["two"] != read["three"]
+    prepare(source, tmp_path / "small", resolution=16)
+    loaded = [PreparedDataset.load(tmp_path / n).fingerprint for n in ("one", "small", "three")]
+    assert loaded[0] == loaded[1] != loaded[2]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_other_libraries_open_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: bool
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    torchvision = pytest.importorskip("torchvision")
+    if masks:
+        for file in source.rglob("*.png"):
+            target = source / "masks" / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(0)[..., 0]).save(target)
+    names = [p.relative_to(source).as_posix() for p in source.glob("[ab]/*.png")]
+    columns = {
+        "patient_id": [f"P{i % 9}" for i in range(30)],
+        "age": [None if i % 7 else 40 for i in range(30)],  # an integer here, missing there
+        "remark": [None] * 29 + ["one of them only"],
+        "extra_file_name": ["x.tif"] * 30,
+    }
+    pd.DataFrame({"file_name": names, **columns}).to_csv(source / "metadata.csv", index=False)
+    prepare(source, tmp_path / "out", group_by=["patient_id"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    loaded = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")
+    )
+    data = PreparedDataset.load(tmp_path / "out")
+    assert set(loaded) == {"train", "validation", "test"}
+    for split, rows in loaded.items():
+        assert rows["label"] == data.tables[split]["label"].tolist()
+        assert rows[0]["image"].size == (32, 32)
+        assert set(rows["patient_id"]) == set(data.tables[split]["patient_id"])
+    folder = torchvision.datasets.ImageFolder(str(tmp_path / "out/train"), allow_empty=True)
+    assert folder.classes == ["a", "b"] and len(folder) == len(data.tables["train"])
+    if masks:
+        mirrored = {p.relative_to(data.root / "masks") for p in (data.root / "masks").rglob("*.png")}
+        assert mirrored == {p.relative_to(data.root) for s in SPLITS for p in data.paths(s)}
+        assert data.info["masks"] == 30
+
+
+def test_groups_and_near_duplicates_stay_on_one_side(source: Path, tmp_path: Path) -> None:
+    for i in range(6):  # recompressed and mirrored copies
+        image = Image.open(source / f"a/{i}.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image.save(source / f"a/copy{i}.jpg", quality=85)
+    names = [p.relative_to(source).as_posix() for p in sorted(source.rglob("*.*"))]
+    patients = [f"P{i // 3}" for i in range(len(names))]
+    pd.DataFrame({"file_name": names, "patient_id": patients}).to_csv(source / "metadata.csv", index=False)
+    summary = prepare(source, tmp_path / "out", group_by=["patient_id"])
+    rows = by_file(PreparedDataset.load(tmp_path / "out"))
+    assert len(summary.near_duplicates) == 6
+    for first, second in summary.near_duplicates:
+        assert rows.loc[first, "split"] == rows.loc[second, "split"]
+        assert rows.loc[first, "group"] == rows.loc[second, "group"]
+    for column in ("group", "patient_id"):
+        assert (rows.groupby(column)["split"].nunique() == 1).all()
+
+
+def test_exact_duplicates_and_conflicting_labels(source: Path, tmp_path: Path) -> None:
+    Image.open(source / "a/3.png").save(source / "a/again.bmp")
+    Image.open(source / "a/5.png").save(source / "b/other.png")
+    summary = prepare(source, tmp_path / "out")
+    rows = by_file(PreparedDataset.load(tmp_path / "out"))
+    assert summary.duplicates_removed == [("a/again.bmp", "a/3.png")]
+    assert "a/again.bmp" not in rows.index and len(rows) == 31
+    assert summary.label_conflicts == [("a/5.png", "b/other.png")]
+    assert rows.loc["a/5.png", "split"] == rows.loc["b/other.png", "split"]
+    assert any("two labels" in n for n in summary.notes) and any("again.bmp" in n for n in summary.notes)
+
+
+def test_nested_folders_and_equal_names(tmp_path: Path) -> None:
+    source = folders(tmp_path / "s", {"a": 5, "b": 5}, nested="slide 1/field")
+    (source / "a" / "slide 2").mkdir()
+    Image.fromarray(picture(99)).save(source / "a" / "slide 2" / "0.png")
+    (source / "a" / "notes.txt").write_text("x")
+    summary = prepare(source, tmp_path / "out", resolution=32)
+    rows = by_file(PreparedDataset.load(tmp_path / "out"))
+    assert len(rows) == 11 == rows["file_name"].nunique()
+    assert {"a/0.png", "a/0-2.png"} <= set(rows["file_name"])
+    assert any("notes.txt" in sentence for sentence in summary.notes)
+
+
+def test_table_with_label_column_and_map(source: Path, tmp_path: Path) -> None:
+    names = [p.relative_to(source).as_posix() for p in sorted(source.rglob("*.png"))]
+    kinds = [["x1", "x2", "y", "z"][i % 4] for i in range(30)]
+    pd.DataFrame({"file_name": names, "label": "all", "kind": kinds}).to_csv(
+        source / "cells.csv", index=False
+    )
+    (tmp_path / "map.csv").write_text("from,to\nx1,x\nx2,x\nz,\n")
+    (tmp_path / "map.json").write_text(json.dumps({"x1": "x", "x2": "x", "z": None}))
+    for name in ("map.csv", "map.json"):
+        out = tmp_path / name.replace(".", "-")
+        prepare(source / "cells.csv", out, label_column="kind", mapping=tmp_path / name)
+        rows = by_file(PreparedDataset.load(out))
+        assert rows["label"].value_counts().to_dict() == {"x": 16, "y": 7}
+        assert set(rows["kind"]) == {"x1", "x2", "y"} and set(rows["source_label"]) == {"all"}
+
+
+def test_jsonl_zip_and_missing_files(source: Path, tmp_path: Path) -> None:
+    lines = [
+        {"file_name": p.relative_to(source).as_posix(), "label": p.parent.name, "n": i}
+        for i, p in enumerate(sorted(source.rglob("*.png")))
+    ]
+    lines.append({"file_name": "a/gone.png", "label": "a", "n": 3})
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    summary = prepare(source, tmp_path / "out")
+    assert [name for name, _ in summary.skipped] == ["a/gone.png"]
+    assert "does not exist" in summary.skipped[0][1]
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for file in source.rglob("*.*"):
+            archive.write(file, Path("cells") / file.relative_to(source))
+    zipped = prepare(tmp_path / "s.zip", tmp_path / "zipped")
+    assert zipped.fingerprint == summary.fingerprint
+
+
+def test_npz_in_medmnist_layout(tmp_path: Path) -> None:
+    arrays = {}
+    for k, (name, n) in enumerate((("train", 20), ("val", 6), ("test", 6))):
+        arrays[f"{name}_images"] = np.stack([picture(100 * k + i, (28, 28)) for i in range(n)])
+        arrays[f"{name}_labels"] = (np.arange(n) % 2)[:, None].astype(np.uint8)
+    np.savez(tmp_path / "blood.npz", **arrays)
+    kept = prepare(tmp_path / "blood.npz", tmp_path / "kept", keep_splits=True, resolution=28)
+    assert kept.counts["train"] == {"0": 10, "1": 10} and kept.counts["test"] == {"0": 3, "1": 3}
+    data = PreparedDataset.load(tmp_path / "kept")
+    order = data.tables["validation"]["source_file"].str[-6:].astype(int)
+    assert np.array_equal(data.images("validation")[:], arrays["val_images"][order])
+    free = prepare(tmp_path / "blood.npz", tmp_path / "free")
+    assert free.resolution == 32 and any("--keep-splits" in sentence for sentence in free.notes)
+
+
+def test_own_splits_are_kept_and_validation_is_made(tmp_path: Path) -> None:
+    source = tmp_path / "s"
+    folders(source / "training", {"a": 20, "b": 20})
+    folders(source / "Test", {"a": 4, "b": 2})
+    for i, file in enumerate((source / "Test").rglob("*.png")):  # `folders` draws the same pictures again
+        Image.fromarray(picture(1000 + i)).save(file)
+    summary = prepare(source, tmp_path / "out", keep_splits=True)
+    rows = by_file(PreparedDataset.load(tmp_path / "out"))
+    assert summary.counts["test"] == {"a": 4, "b": 2}
+    assert summary.counts["validation"]["a"] in (3, 4)
+    assert set(rows[rows["split"] == "test"].index.str[:4]) == {"Test"}
+    with pytest.raises(InputError, match="name no split"):
+        prepare(folders(tmp_path / "plain", {"a": 3, "b": 3}), tmp_path / "out2", keep_splits=True)
+
+
+def test_rendered_images_are_marked_and_never_mixed(source: Path, tmp_path: Path) -> None:
+    names = [p.relative_to(source).as_posix() for p in sorted(source.rglob("*.png"))]
+    table = pd.DataFrame({"file_name": names, "source": "rendered"})
+    table.to_csv(source / "metadata.csv", index=False)
+    prepare(source, tmp_path / "out")
+    data = PreparedDataset.load(tmp_path / "out")
+    assert data.source == "rendered" and set(by_file(data)["source"]) == {"rendered"}
+    table.loc[3, "source"] = "real"
+    table.to_csv(source / "metadata.csv", index=False)
+    with pytest.raises(InputError, match="mixes real and rendered"):
+        prepare(source, tmp_path / "mixed")
+    table["source"] = "synthetic"
+    table.to_csv(source / "metadata.csv", index=False)
+    with pytest.raises(InputError, match="synthetic"):
+        prepare(source, tmp_path / "mixed")
+
+
+def test_mixed_formats_sizes_and_depths(source: Path, tmp_path: Path) -> None:
+    bright = np.full((50, 40), 4000, dtype=np.uint16)
+    bright[:25] = 1000
+    Image.fromarray(bright).save(source / "a/deep1.png")
+    Image.fromarray((bright // 2).astype(np.uint16)).save(source / "b/deep2.tif")
+    Image.fromarray(picture(70, (60, 33))[..., 0]).save(source / "b/grey.jpg")
+    summary = prepare(source, tmp_path / "out")
+    data = PreparedDataset.load(tmp_path / "out")
+    rows = by_file(data)
+    assert summary.resolution == 32
+    levels = {
+        f: np.asarray(Image.open(data.root / rows.loc[f, "split"] / rows.loc[f, "file_name"])).max()
+        for f in ("a/deep1.png", "b/deep2.tif")
+    }
+    assert levels["a/deep1.png"] == 255 and abs(int(levels["b/deep2.tif"]) - 128) <= 2
+    assert any("scaled alike" in sentence for sentence in summary.notes)
+    assert rows.loc["b/grey.jpg", "source_width"] == 33
+
+
+def test_scale_follows_the_pixels(source: Path, tmp_path: Path) -> None:
+    names = [p.relative_to(source).as_posix() for p in sorted(source.rglob("*.png"))]
+    table = pd.DataFrame({"file_name": names, "um_per_pixel": 0.1})
+    table.to_csv(source / "metadata.csv", index=False)
+    prepare(source, tmp_path / "out", resolution=32)
+    rows = by_file(PreparedDataset.load(tmp_path / "out"))
+    assert np.allclose(rows["um_per_pixel"], 0.1 * 40 / 32)
+    table.assign(um_per_pixel=0).to_csv(source / "metadata.csv", index=False)
+    with pytest.raises(InputError, match="um_per_pixel"):
+        prepare(source, tmp_path / "zero")
+
+
+def test_masks_of_another_size_are_left_out(source: Path, tmp_path: Path) -> None:
+    for name, size in (("a/0.png", (40, 40)), ("a/1.png", (20, 20))):
+        (source / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", size, 128).save(source / "masks" / name)
+    summary = prepare(source, tmp_path / "out")
+    assert summary.classes == ("a", "b")
+    assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 1
+    assert any("1 mask" in sentence for sentence in summary.notes)
+
+
+def test_long_tail(tmp_path: Path) -> None:
+    source = folders(tmp_path / "s", {"a": 30, "b": 30, "c": 30})
+    counts = prepare(source, tmp_path / "out", long_tail=16).counts
+    train = list(counts["train"].values())
+    assert train[0] in (21, 22) and train[1] == 5 and train[2] == 1
+    assert all(n >= 1 for n in counts["validation"].values())
+    assert set(counts["test"].values()) <= {4, 5}
+
+
+# Bad input gets a sentence and loses nothing.
+
+
+def test_bad_images_are_named_skipped_and_counted(source: Path, tmp_path: Path) -> None:
+    cut = source / "a/cut.jpg"
+    Image.fromarray(picture(50)).save(cut, quality=95)
+    cut.write_bytes(cut.read_bytes()[:400])
+    (source / "b/text.png").write_text("no image")
+    summary = prepare(source, tmp_path / "out")
+    assert [name for name, _ in summary.skipped] == ["a/cut.jpg", "b/text.png"]
+    assert sum(sum(c.values()) for c in summary.counts.values()) == 30
+    assert any(n.startswith("2 images") and "cut.jpg" in n for n in summary.notes)
+    with pytest.raises(InputError, match="cut.jpg"):
+        prepare(source, tmp_path / "stop", on_bad_image="stop")
+    assert not (tmp_path / "stop").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"limits": {"bb": 3}}, "Did you mean 'b'"),
+        ({"limits": {"a": 0}}, "--limit a=0"),
+        ({"limits": {"a": -4}}, "--limit a=-4"),
+        ({"long_tail": 0.5}, "--long-tail 0.5"),
+        ({"resolution": 0}, "resolution of 0"),
+        ({"resolution": 100_000}, "resolution of 100000"),
+        ({"group_by": ["patient"]}, "no column 'patient'"),
+        ({"label_column": "subtype"}, "no column 'subtype'"),
+        ({"mapping": Path("none.csv")}, "none.csv does not exist"),
+        ({"ratios": (0.5, 0.5, 0.0)}, "ratios"),
+    ],
+)
+def test_nonsense_options(source: Path, tmp_path: Path, options: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        prepare(source, tmp_path / "out", **options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+
+
+def test_unknown_name_in_the_map(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("from,to\nA,x\n")
+    with pytest.raises(InputError, match="Did you mean 'a'"):
+        prepare(source, tmp_path / "out", mapping=tmp_path / "map.csv")
+    (tmp_path / "map.csv").write_text("old,new\na,x\n")
+    with pytest.raises(InputError, match="from and to"):
+        prepare(source, tmp_path / "out", mapping=tmp_path / "map.csv")
+
+
+def test_sources_that_hold_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").touch()
+    (tmp_path / "no.zip").write_text("x")
+    (tmp_path / "no.npz").write_text("x")
+    cases = {"empty": "no images", "none": "does not exist", "text.txt": "no source", "no.zip": "unpacked"}
+    for name, sentence in {**cases, "no.npz": "MedMNIST"}.items():
+        with pytest.raises(InputError, match=sentence):
+            prepare(tmp_path / name, tmp_path / "out")
+    with pytest.raises(InputError, match="one class only"):
+        prepare(folders(tmp_path / "one", {"a": 3}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("label", ["../up", "x/y", "x\\y", ".hidden", "masks", "a\nb", "l" * 200])
+def test_labels_do_not_escape(source: Path, tmp_path: Path, label: str) -> None:
+    names = [p.relative_to(source).as_posix() for p in sorted(source.rglob("*.png"))]
+    pd.DataFrame({"file_name": names, "label": ["fine"] * 20 + [label] * 10}).to_csv(
+        source / "metadata.csv", index=False
+    )
+    with pytest.raises(InputError, match="--map"):
+        prepare(source, tmp_path / "out")
+
+
+def test_output_exists_or_lies_inside_the_source(source: Path, tmp_path: Path) -> None:
+    prepare(source, tmp_path / "out")
+    before = (tmp_path / "out/dataset.json").read_bytes()
+    with pytest.raises(InputError, match="--overwrite"):
+        prepare(source, tmp_path / "out")
+    with pytest.raises(InputError, match="inside the source"):
+        prepare(source, source / "out")
+    with pytest.raises(InputError, match="no class 'c'"):
+        prepare(source, tmp_path / "out", limits={"c": 1}, overwrite=True)
+    assert (tmp_path / "out/dataset.json").read_bytes() == before
+    prepare(source, tmp_path / "out", seed=3, overwrite=True)
+    assert PreparedDataset.load(tmp_path / "out").info["splits"]["seed"] == 3
+
+
+def test_interruption_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("balancer.data.prepare"), "_write_tables", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+
+
+def test_a_class_with_three_images(tmp_path: Path) -> None:
+    counts = prepare(folders(tmp_path / "s", {"a": 12, "b": 3}), tmp_path / "out").counts
+    assert [counts[s]["b"] for s in SPLITS] == [1, 1, 1, 0]
+
+
+def test_real_masks_keep_their_levels(real_data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "s"
+    source.mkdir()
+    for child in (real_data / "segwbc").iterdir():
+        (source / child.name).symlink_to(child)
+    (source / "masks").symlink_to(real_data / "segwbc_masks")
+    summary = prepare(source, tmp_path / "out")
+    masks = list((tmp_path / "out/masks").rglob("*.png"))
+    assert len(masks) == sum(sum(c.values()) for c in summary.counts.values()) == 299
+    assert {v for m in masks[:50] for v in np.unique(Image.open(m))} == {0, 128, 255}

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from balancer.errors import InputError
+from balancer.files import new_directory, read_json, refuse_existing, write_csv, write_json, write_with
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_directory_appears_whole(tmp_path: Path) -> None:
+    with new_directory(tmp_path / "a" / "out") as aside:
+        (aside / "x").write_text("1")
+        assert not (tmp_path / "a" / "out").exists()
+    assert names(tmp_path / "a") == ["out"] and names(tmp_path / "a" / "out") == ["x"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_directory_vanishes_on_any_error(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), new_directory(tmp_path / "out") as aside:
+        (aside / "x").write_text("1")
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_failed_overwrite_keeps_the_old(tmp_path: Path) -> None:
+    with new_directory(tmp_path / "out") as aside:
+        (aside / "old").touch()
+    with pytest.raises(RuntimeError), new_directory(tmp_path / "out", overwrite=True):
+        raise RuntimeError
+    assert names(tmp_path / "out") == ["old"]
+    with new_directory(tmp_path / "out", overwrite=True) as aside:
+        (aside / "new").touch()
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["new"]
+
+
+def test_existing_output_is_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "empty").mkdir()
+    refuse_existing(tmp_path / "empty", overwrite=False)
+    refuse_existing(tmp_path / "full", overwrite=True)
+    with pytest.raises(InputError, match="--overwrite"):
+        refuse_existing(tmp_path / "full", overwrite=False)
+
+
+def test_left_overs_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    (tmp_path / ".hemabalance-aside-out-12345678").mkdir()
+    with new_directory(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == ["out"]
+
+
+def test_half_a_file_is_never_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"ä": [1, None]})
+
+    def fail(aside: Path) -> None:
+        aside.write_text("half")
+        raise OSError
+
+    with pytest.raises(OSError):
+        write_with(path, fail)
+    assert read_json(path) == {"ä": [1, None]} and names(tmp_path) == ["a.json"]
+    with pytest.raises(ValueError):
+        write_json(path, float("nan"))
+    assert read_json(path) == {"ä": [1, None]}
+
+
+def test_json_that_is_missing_or_broken_gets_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_json(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_json(tmp_path / "bad.json")
+
+
+def test_csv_round_trip(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": ["x,y", 'q"'], "b": [1, 2]})
+    write_csv(tmp_path / "t.csv", table)
+    assert pd.read_csv(tmp_path / "t.csv").equals(table)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix, f1_score
+
+from balancer.data import PreparedDataset, SyntheticSet
+from balancer.errors import InputError
+from classifier import runs
+from classifier.prediction import evaluate_run, predict_files
+from classifier.runs import load_run, train_run
+from classifier.training import TrainingConfig, predict_probabilities
+
+QUICK = TrainingConfig(arch="resnet18", steps=12, batch_size=16, evaluations=2)
+Prepared = Callable[..., PreparedDataset]
+Synthetic = Callable[..., SyntheticSet]
+
+
+def test_a_run_holds_what_the_contract_names(
+    make_prepared: Prepared, make_synthetic: Synthetic, tmp_path: Path
+) -> None:
+    data = make_prepared()
+    synthetic = make_synthetic(data)
+    out = train_run(data, [synthetic], QUICK, tmp_path / "run")
+    names = ["classifier.safetensors", "config.json", "evaluation.json", "metrics.jsonl", "predictions.csv"]
+    assert sorted(path.name for path in out.iterdir()) == names
+
+    config = json.loads((out / "config.json").read_text())
+    assert config["kind"] == "classifier"
+    assert config["classes"] == list(data.classes)
+    assert config["data"]["fingerprint"] == data.fingerprint
+    assert config["synthetic"][0]["counts"] == {"neutrophil": 20}
+    with safetensors.safe_open(out / "classifier.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["config"]) == config
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [6, 12]
+
+    table = pd.read_csv(out / "predictions.csv")
+    assert table.columns.tolist() == ["file_name", "label", "predicted", *(f"p_{c}" for c in data.classes)]
+    assert table["file_name"].tolist() == data.tables["test"]["file_name"].tolist()
+    p = table[[f"p_{c}" for c in data.classes]].to_numpy()
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    assert table["predicted"].tolist() == [data.classes[k] for k in p.argmax(1)]
+
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    true, predicted = table["label"], table["predicted"]
+    report = classification_report(true, predicted, output_dict=True, zero_division=0)
+    assert evaluation["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
+    assert evaluation["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(true, predicted))
+    assert evaluation["accuracy"] == pytest.approx((true == predicted).mean())
+    assert evaluation["confusion"]["matrix"] == confusion_matrix(true, predicted).tolist()
+    for label in data.classes:
+        for ours, theirs in (("recall",) * 2, ("precision",) * 2, ("f1", "f1-score"), ("images", "support")):
+            assert evaluation["per_class"][label][ours] == pytest.approx(report[label][theirs])
+
+    run = load_run(out)
+    assert (run.classes, run.resolution, run.config) == (data.classes, 8, config)
+    np.testing.assert_allclose(predict_probabilities(run.model, data.images("test")), p, atol=1e-6)
+    assert evaluate_run(run, data) == evaluation
+    assert run.model.transform.augmentation == "flips"
+
+
+def test_synthetic_images_are_trained_on_and_test_is_not(
+    make_prepared: Prepared, make_synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_prepared()
+    synthetic = make_synthetic(data)
+    given = {}
+
+    def spy(config, train, train_labels, validation, validation_labels, classes, on_metrics):
+        given.update(train=train[:], labels=train_labels, validation=validation[:])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "fit", spy)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(data, [synthetic], QUICK, tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "synthetic"]  # nothing half-made
+    np.testing.assert_array_equal(
+        given["train"], np.concatenate([data.images("train")[:], synthetic.images()[:]])
+    )
+    assert np.bincount(given["labels"]).tolist() == [40, 30, 26]
+    np.testing.assert_array_equal(given["validation"], data.images("validation")[:])
+
+
+def test_files_of_any_shape_are_predicted_as_prepared_ones_are(
+    make_prepared: Prepared, tmp_path: Path
+) -> None:
+    data = make_prepared()
+    run = load_run(train_run(data, [], QUICK, tmp_path / "run"))
+    expected = predict_probabilities(run.model, data.images("test"))
+    answers = list(predict_files(run, data.paths("test")))
+    assert [answer["file_name"] for answer in answers] == [str(path) for path in data.paths("test")]
+    for answer, p in zip(answers, expected, strict=True):
+        assert answer["predicted"] == run.classes[p.argmax()]
+        assert list(answer["probabilities"]) == list(run.classes)
+        assert list(answer["probabilities"].values()) == pytest.approx(p.tolist(), abs=1e-6)
+    json.dumps(answers)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        list(predict_files(run, [broken]))
+
+
+def test_what_does_not_fit_is_refused_before_any_training(
+    make_prepared: Prepared, make_synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "fit", lambda *a, **k: pytest.fail("trained"))
+    data, other = make_prepared(), make_prepared("other")
+    with pytest.raises(InputError, match="other data"):
+        train_run(data, [make_synthetic(other)], QUICK, tmp_path / "run")
+    with pytest.raises(InputError, match="exists already"):
+        train_run(data, [], QUICK, data.root)
+    empty = replace(data, tables=data.tables | {"test": data.tables["test"].iloc[:0]})
+    with pytest.raises(InputError, match=r"data/test has no images"):
+        train_run(empty, [], QUICK, tmp_path / "run")
+
+
+def test_runs_that_cannot_be_read_get_a_sentence(make_prepared: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no classifier run"):
+        load_run(tmp_path)
+    run = load_run(train_run(make_prepared(), [], QUICK, tmp_path / "run"))
+    weights = run.root / "classifier.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(InputError, match="cannot be read as a classifier"):
+        load_run(run.root)
+    runs.save_weights(weights, run.model, run.config | {"classes": ["a", "b"]})
+    with pytest.raises(InputError, match="cannot be read as a classifier"):
+        load_run(run.root)
+    runs.save_weights(weights, run.model, run.config | {"format": 9})
+    with pytest.raises(InputError, match="update hemabalance"):
+        load_run(run.root)
+    safetensors.torch.save_file({"x": torch.zeros(1)}, weights)
+    with pytest.raises(InputError, match="cannot be read as a classifier"):
+        load_run(run.root)
+
+
+def test_data_of_other_classes_or_resolution_is_not_judged(make_prepared: Prepared, tmp_path: Path) -> None:
+    data = make_prepared()
+    run = load_run(train_run(data, [], QUICK, tmp_path / "run"))
+    with pytest.raises(InputError, match="knows the classes"):
+        evaluate_run(run, replace(data, classes=data.classes[::-1]))
+    with pytest.raises(InputError, match="--resolution 8"):
+        evaluate_run(run, replace(data, resolution=16))
+    without = data.tables["test"][data.tables["test"]["label"] != "monocyte"]
+    judged = evaluate_run(run, replace(data, tables=data.tables | {"test": without}))
+    assert judged["per_class"]["monocyte"] == {"recall": None, "precision": None, "f1": None, "images": 0}

@@ -1,0 +1,140 @@
+"""The whole way through the command line, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from balancer import smear
+from cli import balancer, classifier
+
+CELLS = {"lymphocyte": 60, "neutrophil": 60, "CLL": 60}
+
+
+def call(group, *args, code: int = 0):
+    result = CliRunner().invoke(group, [str(a) for a in args])
+    assert result.exit_code == code, result.output + result.stderr + repr(result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder in which prepare, train and synth have run on a small rendered source."""
+    place = tmp_path_factory.mktemp("place")
+    smear.write_source(place / "source", CELLS, 32, seed=0)
+    call(balancer, "prepare", place / "source", "--out", place / "data", "--resolution", 32, "--limit", "CLL=12")
+    call(balancer, "train", "--data", place / "data", "--out", place / "runs/g", "--kimg", 0.4, "--batch-size", 16)
+    call(
+        balancer, "synth", "--class", "CLL", "--n", 12, "--run", place / "runs/g", "--out", place / "syn",
+        "--allow-unverified",
+    )  # fmt: skip
+    return place
+
+
+def test_prepare_writes_the_contract(place):
+    info = json.loads((place / "data/dataset.json").read_text())
+    assert info["counts"]["train"]["CLL"] == 12
+    assert info["source"] == "rendered"
+    assert info["counts"]["heldout"]["CLL"] > 0
+
+
+def test_inspect_finds_no_leak(place):
+    found = json.loads(call(balancer, "inspect", place / "data", "--json").stdout)
+    assert found["leaks"] == []
+    assert found["imbalance_ratio"] > 2
+
+
+def test_synth_writes_provenance_and_a_gate(place):
+    table = pd.read_csv(place / "syn/train/metadata.csv")
+    assert len(table) == 12
+    assert set(table["source"]) == {"synthetic"}
+    with Image.open(place / "syn/train" / table["file_name"][0]) as image:
+        assert image.text["source"] == "synthetic"
+        assert json.loads(image.text["hemabalance"])["label"] == "CLL"
+    gate = json.loads((place / "syn/gate.json").read_text())
+    assert gate["format"] == 1
+    assert gate["classes"]["CLL"]["verdict"] in {"pass", "warn", "fail", "insufficient-data"}
+
+
+def test_a_failed_class_is_rejected_and_strict_says_so(place, tmp_path):
+    args = ["synth", "--class", "CLL", "--n", 12, "--run", place / "runs/g", "--out", tmp_path / "syn"]
+    result = call(balancer, *args, "--strict", code=3)
+    assert "rendered cells" in result.stdout
+    assert "Nothing passed the gate" in result.stdout
+    rejected = pd.read_csv(tmp_path / "syn/rejected/rejected.csv")
+    assert len(rejected) >= 12
+    assert rejected["reason"].notna().all()
+    assert pd.read_csv(tmp_path / "syn/train/metadata.csv").empty
+    result = call(balancer, *args, code=2)
+    assert "holds CLL already" in result.stderr
+
+
+def test_a_second_synth_adds_a_class(place, tmp_path):
+    out = tmp_path / "syn"
+    for label in ("CLL", "neutrophil"):
+        call(
+            balancer, "synth", "--class", label, "--n", 10, "--run", place / "runs/g", "--out", out, "--allow-unverified"
+        )  # fmt: skip
+    assert pd.read_csv(out / "train/metadata.csv")["label"].value_counts().to_dict() == {"CLL": 10, "neutrophil": 10}
+    assert set(json.loads((out / "gate.json").read_text())["classes"]) == {"CLL", "neutrophil"}
+
+
+def test_without_a_run_the_newest_that_knows_the_class_is_taken(place, monkeypatch):
+    monkeypatch.chdir(place)
+    result = call(balancer, "synth", "--class", "CLL", "--n", 10)
+    assert "runs/g" in result.stderr
+    assert (place / "runs/synth-CLL-1/gate.json").exists()
+    result = call(balancer, "synth", "--class", "CLLL", "--n", 10, code=2)
+    assert "Did you mean 'CLL'" in result.stderr
+
+
+def test_classifier_trains_evaluates_and_predicts(place):
+    run = place / "runs/c"
+    call(
+        classifier, "train", "--data", place / "data", "--synthetic", place / "syn", "--out", run, "--steps", 20,
+        "--batch-size", 16,
+    )  # fmt: skip
+    result = json.loads(call(classifier, "evaluate", "--run", run, "--data", place / "data", "--json").stdout)
+    assert 0 <= result["macro_f1"] <= 1
+    lines = call(classifier, "predict", "--run", run, place / "source/CLL", "--json").stdout.splitlines()
+    assert len(lines) == 60
+    line = json.loads(lines[0])
+    assert abs(sum(line["probabilities"].values()) - 1) < 1e-5
+    assert line["predicted"] in CELLS
+
+
+def test_compare_concludes_and_report_computes_the_same_again(place, tmp_path):
+    args = ["--data", place / "data", "--synthetic", place / "syn", "--out", tmp_path / "report"]
+    call(classifier, "compare", *args, "--seeds", 2, "--steps", 12, "--batch-size", 16, "--arms", "unbalanced,balanced-sampling,gan,full-data")  # fmt: skip
+    first = json.loads((tmp_path / "report/report.json").read_text())
+    assert first["conclusion"]["helped"] in (True, False, None)
+    assert "rendered" in first["conclusion"]["statement"]
+    assert "src=\"http" not in (tmp_path / "report/report.html").read_text()
+    call(classifier, "report", tmp_path / "report")
+    assert json.loads((tmp_path / "report/report.json").read_text()) == first
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["synth", "--class", "CLL", "--n", 0, "--run", "{place}/runs/g"], "--n must be at least 1"),
+        (["synth", "--class", "monocyte", "--n", 5, "--run", "{place}/runs/g"], "no class 'monocyte'"),
+        (["prepare", "{place}/source", "--out", "{place}/data"], "exists already"),
+        (["prepare", "{place}/nowhere", "--out", "{place}/new"], "nowhere"),
+        (["prepare", "{place}/source/CLL", "--out", "{place}/new"], "class"),
+        (["prepare", "{place}/source", "--out", "{place}/new", "--limit", "CL=3"], "Did you mean 'CLL'"),
+        (["prepare", "{place}/source", "--out", "{place}/new", "--limit", "CLL"], "LABEL=N"),
+        (["inspect", "{place}"], "no prepared dataset"),
+        (["train", "--data", "{place}/syn", "--out", "{place}/new"], "synthetic set"),
+        (["train", "--data", "{place}/data", "--device", "cuda:7"], "no device 'cuda:7'"),
+    ],
+)
+def test_bad_input_gets_a_sentence_and_exit_code_2(place, args, sentence):
+    result = call(balancer, *(str(a).format(place=place) for a in args), code=2)
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
+    assert not (place / "new").exists()

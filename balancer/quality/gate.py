@@ -267,7 +267,7 @@ def _size_dependent(y: np.ndarray, real: RealClass, rules: Rules, seed: int) -> 
     m, n = comparable_sizes(len(real.features), real.n_reference, len(y))
     # In an orthonormal basis of the rows' span all of these metrics are the same, and several times faster.
     rows = np.concatenate([real.features, y]).astype(np.float64)
-    pool, y = np.split(np.linalg.qr(rows.T, mode="r").T, [len(real.features)])
+    pool, y = np.split(np.asarray(np.linalg.qr(rows.T, mode="r")).T, [len(real.features)])
     x = pool[: real.n_reference]
     metrics = {}
     for name, module in SIZE_DEPENDENT.items():

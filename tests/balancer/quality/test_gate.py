@@ -50,7 +50,8 @@ class Pooled:
 class Cells:
     """Real images in memory; counts are (train, validation, heldout) by class."""
 
-    root, classes, resolution = Path("cells"), ("a", "b", "c"), SIZE
+    root, resolution = Path("cells"), SIZE
+    classes: tuple[str, ...] = ("a", "b", "c")
 
     def __init__(self, **counts: tuple[int, int, int]) -> None:
         self.counts = {"a": (60, 10, 60), "b": (60, 10, 0), "c": (60, 10, 0)} | counts

@@ -3,7 +3,7 @@
 An image is described by its lowest 16×16 DCT-II coefficients of luminance, each weighted by its frequency.
 By Parseval's identity the cosine of two descriptions is the normalised correlation of the two images' gradients
 in pixels, up to 16 half-cycles per side: blind to brightness and contrast, and hardly moved by recompression,
-while two different cells of the same size and place, which share only the lowest frequencies, stay below 0.9.
+while two different cells of the same size and place, which share only the lowest frequencies, rarely reach 0.9.
 The hash is the signs of the 63 lowest of these coefficients (a DCT perceptual hash after Zauner, "Implementation and
 benchmarking of perceptual image hash functions", 2010); flips and turns change signs and order alone, so that all
 eight views of an image cost one transform.

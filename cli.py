@@ -6,7 +6,7 @@ Libraries are imported where they are used, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from balancer.errors import InputError
 
 if TYPE_CHECKING:
     from balancer.data import Findings
+    from balancer.quality.gate import Judgement
     from balancer.synth import Synthesis
 
 PATH = click.Path(path_type=Path)
@@ -290,16 +291,48 @@ def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | N
         ctx.exit(3)
 
 
-def _say_synthesis(result: Synthesis) -> None:
+@balancer.command()
+@click.option("--real",      type=PATH, metavar="DATA", required=True, help="Prepared dataset or class folders.")
+@click.option("--synthetic", type=PATH, metavar="DIR",  required=True, help="Synthetic set or class folders.")
+@click.option("--strict",    is_flag=True, help="Exit 3 when a class does not pass.")
+@seed_option
+@device_option
+@json_option
+@click.pass_context
+def gate(ctx: click.Context, real: Path, synthetic: Path, strict: bool, seed: int, device: str | None, as_json: bool) -> None:
+    """Judge class folders of images against real ones, class by class."""
+    from balancer.generators import choose_device
+    from balancer.quality.features import inception
+    from balancer.quality.folders import judge_folders
+    from balancer.quality.gate import GOOD, gate_document
+
+    extractor = inception(choose_device(device))
+    judgements = judge_folders(real, synthetic, extractor, seed)
+    if as_json:
+        show(gate_document(judgements, extractor))
+    else:
+        _say_judgements(judgements)
+    if strict and not all(judged.verdict in GOOD for judged in judgements.values()):
+        ctx.exit(3)
+
+
+def _say_judgements(judgements: Mapping[str, Judgement]) -> None:
     from balancer.console import print_table
 
     rows = []
-    for label, judged in result.judgements.items():
-        kid = judged.metrics.get("kid") or {}
-        rows.append((label, judged.verdict, result.written[label], judged.n_candidates, _cell(kid.get("value")), _cell(kid.get("real_vs_real"))))  # fmt: skip
-    print_table(("class", "verdict", "in the set", "candidates", "KID", "real-vs-real"), rows)
-    for label, judged in result.judgements.items():
+    for label, judged in judgements.items():
+        values = []
+        for name in ("kid", "fid"):
+            metric = judged.metrics.get(name) or {}
+            values += [_cell(metric.get("value")), _cell(metric.get("real_vs_real"))]
+        rows.append((label, judged.verdict, judged.n_accepted, judged.n_candidates, *values))
+    print_table(("class", "verdict", "accepted", "candidates", "KID", "real-vs-real", "FID", "real-vs-real"), rows)
+    for label, judged in judgements.items():
         say(f"{label}: {reason}" for reason in judged.reasons)
+
+
+def _say_synthesis(result: Synthesis) -> None:
+    _say_judgements(result.judgements)
     origin = "rendered cells, not real ones" if result.source == "rendered" else "real cells"
     click.echo(f"Synthetic set: {result.out} (the images stem from {origin})")
     if not any(result.written.values()):

@@ -24,9 +24,7 @@ from balancer.generators.checkpoints import TrainedGenerator, load_generator
 from balancer.imaging.duplicates import find_copies
 from balancer.progress import note, track
 from balancer.quality.features import FeatureExtractor, inception
-from balancer.quality.gate import Judgement, gate_document, judge_candidates
-
-GOOD = ("pass", "warn")
+from balancer.quality.gate import GOOD, Judgement, gate_document, judge_candidates
 
 
 @dataclass(frozen=True)

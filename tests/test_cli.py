@@ -26,8 +26,29 @@ def place(tmp_path_factory):
     """A folder in which prepare, train and synth have run on a small rendered source."""
     place = tmp_path_factory.mktemp("place")
     smear.write_source(place / "source", CELLS, 32, seed=0)
-    call(balancer, "prepare", place / "source", "--out", place / "data", "--resolution", 32, "--limit", "CLL=12")
-    call(balancer, "train", "--data", place / "data", "--out", place / "runs/g", "--kimg", 0.4, "--batch-size", 16)
+    call(
+        balancer,
+        "prepare",
+        place / "source",
+        "--out",
+        place / "data",
+        "--resolution",
+        32,
+        "--limit",
+        "CLL=12",
+    )
+    call(
+        balancer,
+        "train",
+        "--data",
+        place / "data",
+        "--out",
+        place / "runs/g",
+        "--kimg",
+        0.4,
+        "--batch-size",
+        16,
+    )
     call(
         balancer, "synth", "--class", "CLL", "--n", 12, "--run", place / "runs/g", "--out", place / "syn",
         "--allow-unverified",
@@ -79,7 +100,10 @@ def test_a_second_synth_adds_a_class(place, tmp_path):
         call(
             balancer, "synth", "--class", label, "--n", 10, "--run", place / "runs/g", "--out", out, "--allow-unverified"
         )  # fmt: skip
-    assert pd.read_csv(out / "train/metadata.csv")["label"].value_counts().to_dict() == {"CLL": 10, "neutrophil": 10}
+    assert pd.read_csv(out / "train/metadata.csv")["label"].value_counts().to_dict() == {
+        "CLL": 10,
+        "neutrophil": 10,
+    }
     assert set(json.loads((out / "gate.json").read_text())["classes"]) == {"CLL", "neutrophil"}
 
 
@@ -113,7 +137,7 @@ def test_compare_concludes_and_report_computes_the_same_again(place, tmp_path):
     first = json.loads((tmp_path / "report/report.json").read_text())
     assert first["conclusion"]["helped"] in (True, False, None)
     assert "rendered" in first["conclusion"]["statement"]
-    assert "src=\"http" not in (tmp_path / "report/report.html").read_text()
+    assert 'src="http' not in (tmp_path / "report/report.html").read_text()
     call(classifier, "report", tmp_path / "report")
     assert json.loads((tmp_path / "report/report.json").read_text()) == first
 

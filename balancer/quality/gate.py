@@ -18,6 +18,7 @@ from balancer.quality.reference import RealClass, RealImages, Rules, drawn, real
 from balancer.quality.resampling import comparable_sizes
 
 FORMAT = 1
+GOOD = ("pass", "warn")  # verdicts that let a class through
 SEVERITY = ("pass", "warn", "insufficient-data", "fail")
 SIZE_DEPENDENT = {
     "fid": fid,
@@ -143,7 +144,7 @@ def judge(
         reasons=[sentence for _, sentence in sorted(findings, key=lambda f: -SEVERITY.index(f[0]))],
         n_real=n_real,
         n_candidates=len(candidates),
-        n_accepted=len(left) if verdict in ("pass", "warn") else 0,
+        n_accepted=len(left) if verdict in GOOD else 0,
         metrics=metrics,
         rejected=rejected,
         scores=scores,

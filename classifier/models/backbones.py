@@ -56,14 +56,14 @@ def auto_size(resolution: int, pretrained: bool) -> str:
 
 
 class Canvas(nn.Module):
-    """Enlarge images B×3×R×R to the side that the pyramids work on: a multiple of 32, at least 64 px.
+    """Enlarge images B×3×R×R to the side that a network works on: a multiple of 32, at least `least` px.
 
-    On smaller ones the last maps would have less than a window of pixels.
+    The pyramids want 64 px, or their last maps would have less than a window of pixels.
     """
 
-    def __init__(self, resolution: int) -> None:
+    def __init__(self, resolution: int, least: int = 64) -> None:
         super().__init__()
-        self.side = max(2 * _STRIDE, -(-resolution // _STRIDE) * _STRIDE)
+        self.side = max(least, -(-resolution // _STRIDE) * _STRIDE)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[-1] == self.side:

@@ -40,4 +40,7 @@ def convnextv2(classes: int, resolution: int, size: str, pretrained: bool) -> nn
 
 @register("resnet18", sizes=("18",), auto=lambda resolution, pretrained: "18")
 def resnet18(classes: int, resolution: int, size: str, pretrained: bool) -> nn.Module:
-    return timm_model("resnet18", pretrained, num_classes=classes)
+    # From 32 px on: below, oneDNN's bfloat16 weight gradient of a strided convolution on one pixel is garbage.
+    return nn.Sequential(
+        Canvas(resolution, least=32), timm_model("resnet18", pretrained, num_classes=classes)
+    )

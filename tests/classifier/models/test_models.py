@@ -45,7 +45,7 @@ def test_every_network_learns_saves_and_repeats(name: str, tmp_path: Path) -> No
         assert torch.allclose(model(images[:1]), model(images)[:1], atol=1e-4)  # no image sees its neighbours
 
 
-@pytest.mark.parametrize("resolution", [32, 50, 64, 96, 224])
+@pytest.mark.parametrize("resolution", [8, 32, 50, 64, 96, 224])
 @pytest.mark.parametrize("name", available())
 def test_every_network_takes_every_resolution(name: str, resolution: int) -> None:
     size = "auto" if name == "resnet18" or resolution > 64 else "micro"
@@ -141,5 +141,6 @@ def test_swin_maps_are_turned_to_channels_first() -> None:
 
 def test_the_canvas_enlarges_and_never_stretches() -> None:
     assert [Canvas(r).side for r in (8, 32, 64, 65, 100, 224)] == [64, 64, 64, 96, 128, 224]
+    assert [Canvas(r, least=32).side for r in (8, 32, 33)] == [32, 32, 64]
     images = torch.rand(1, 3, 64, 64)
     assert Canvas(64)(images) is images

@@ -230,7 +230,7 @@ def _say_findings(found: Findings) -> None:
 @out_options
 @click.option("--generator",  metavar="NAME", default="stylegan2-ada", show_default=True, help="Family of generators.")
 @click.option("--kimg",       type=POSITIVE, default=200.0, show_default=True, help="Thousands of images to train on.")
-@click.option("--batch-size", type=click.IntRange(4), default=32, show_default=True, help="Images per update.")
+@click.option("--batch-size", type=click.IntRange(4), default=16, show_default=True, help="Images per update.")
 @click.option("--lr",         "learning_rate", type=POSITIVE, default=2.5e-3, show_default=True, help="Learning rate.")
 @click.option("--gamma",      type=POSITIVE, help="Weight of R1.  [default: from resolution and batch]")
 @click.option("--resume",     is_flag=True, help="Go on with the run at --out from its last checkpoint.")

@@ -14,7 +14,7 @@ class GeneratorConfig:
 
     generator: str = "stylegan2-ada"
     kimg: float = 200.0
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 0.0025
     gamma: float | None = None  # weight of R1; None: from resolution and batch
     path_length_weight: float = 0.0  # official for small images; 2 is the paper's for large ones

@@ -29,7 +29,7 @@ DEMO_PATIENTS = 30  # per diagnosis
 DEMO_LIMITS = (("AML", 25), ("CLL", 25))
 DEMO_KIMG = 40.0
 DEMO_N = 150
-DEMO_STEPS = 250
+DEMO_STEPS = 150
 
 
 class Commands(click.Group):
@@ -90,8 +90,8 @@ version       = click.version_option(package_name="hemabalance")
 training_options = options(
     click.option("--arch",       metavar="NAME", default="hybrid", show_default=True, help="Classifier network."),
     click.option("--size",       metavar="SIZE", default="auto", show_default=True, help="Its size; auto: by resolution."),
-    click.option("--pretrained", is_flag=True, help="Start from published weights (needs the network once)."),
-    click.option("--steps",      type=click.IntRange(1), default=300, show_default=True, help="Updates of the weights."),
+    click.option("--pretrained", is_flag=True, help="Start from published weights: needs a hub once; ConvNeXt V2's are CC BY-NC 4.0."),
+    click.option("--steps",      type=click.IntRange(1), default=500, show_default=True, help="Updates of the weights."),
     click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Images per update."),
     click.option("--lr",         "learning_rate", type=POSITIVE, default=2e-3, show_default=True, help="Learning rate."),
     seed_option,
@@ -378,8 +378,8 @@ def train_classifier(data: Path, synthetic: tuple[Path, ...], out: Path | None, 
 def evaluate(run: Path | None, data: Path | None, as_json: bool) -> None:
     """Judge a classifier on the test split of DATA."""
     from balancer.data import PreparedDataset, data_of
+    from classifier.checkpoints import load_run
     from classifier.prediction import evaluate_run
-    from classifier.runs import load_run
 
     run = run or _newest_classifier()
     result = evaluate_run(load_run(run), PreparedDataset.load(data) if data else data_of(run))
@@ -396,8 +396,8 @@ def evaluate(run: Path | None, data: Path | None, as_json: bool) -> None:
 def predict(paths: tuple[str, ...], run: Path | None, as_json: bool) -> None:
     """Classify image files, folders or globs."""
     from balancer.data import expand_paths
+    from classifier.checkpoints import load_run
     from classifier.prediction import predict_files
-    from classifier.runs import load_run
 
     for line in predict_files(load_run(run or _newest_classifier()), expand_paths(paths)):
         if as_json:

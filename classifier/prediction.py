@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,8 @@ from balancer.data import PreparedDataset
 from balancer.data.decode import read_any_image
 from balancer.errors import InputError
 from classifier import evaluation
+from classifier.checkpoints import ClassifierRun
 from classifier.training import predict_probabilities
-
-if TYPE_CHECKING:
-    from classifier.runs import ClassifierRun
 
 _BATCH = 64
 

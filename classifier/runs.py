@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import safetensors
-import safetensors.torch
 
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from classifier.arms import Arm
-from classifier.models import create_model, resolve_size
-from classifier.models.classifier import Classifier
+from classifier.checkpoints import FORMAT, WEIGHTS, save_weights
+from classifier.models import resolve_size
 from classifier.prediction import evaluate, prediction_table
 from classifier.provenance import check_synthetic
 from classifier.training import TrainingConfig, fit, predict_probabilities
 from classifier.transforms import Transform
-
-__all__ = ["FORMAT", "ClassifierRun", "check_synthetic", "load_run", "train_run"]
-
-FORMAT = 1
-_WEIGHTS = "classifier.safetensors"
-
-
-@dataclass(frozen=True)
-class ClassifierRun:
-    """A classifier run, opened. `config` is what `config.json` holds."""
-
-    root: Path
-    model: Classifier  # in eval mode
-    classes: tuple[str, ...]
-    resolution: int
-    config: dict[str, Any]
 
 
 def train_run(
@@ -78,7 +58,7 @@ def train_run(
         )
         described = _describe(data, synthetic, config, fitted.model.transform, fitted.best_step)
         write_json(folder / "config.json", described)
-        save_weights(folder / _WEIGHTS, fitted.model, described)
+        save_weights(folder / WEIGHTS, fitted.model, described)
         probabilities = predict_probabilities(fitted.model, data.images("test"))
         write_json(folder / "evaluation.json", evaluate(probabilities, data, "test"))
         write_csv(folder / "predictions.csv", prediction_table(probabilities, data, "test"))
@@ -119,33 +99,3 @@ def _describe(
             for images in synthetic
         ],
     }
-
-
-def save_weights(path: Path, model: Classifier, config: dict[str, Any]) -> None:
-    """Write the weights as safetensors with `config` as JSON in the metadata, so that the file explains itself."""
-    weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
-    safetensors.torch.save_file(weights, os.fspath(path), metadata={"config": json.dumps(config)})
-
-
-def load_run(run: Path) -> ClassifierRun:
-    """Open a classifier run from its weights file alone; InputError when it is none, newer, or damaged."""
-    path = Path(run) / _WEIGHTS
-    if not path.is_file():
-        raise InputError(f"{run} is no classifier run (no {_WEIGHTS}); make one with `classifier train`.")
-    try:
-        with safetensors.safe_open(os.fspath(path), framework="pt") as file:
-            config = json.loads((file.metadata() or {})["config"])
-        if config.get("format", 0) > FORMAT:
-            raise InputError(
-                f"{run} has classifier format {config['format']}, this version reads up to {FORMAT}; "
-                "update hemabalance."
-            )
-        classes, resolution = tuple(config["classes"]), int(config["resolution"])
-        network = create_model(config["arch"], len(classes), resolution, config["size"])
-        network.load_state_dict(safetensors.torch.load_file(path))
-        transform = Transform(**config["transform"])
-    except InputError:
-        raise
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} cannot be read as a classifier ({error}); train it again.") from None
-    return ClassifierRun(Path(run), Classifier(network, transform).eval(), classes, resolution, config)

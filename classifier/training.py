@@ -41,7 +41,7 @@ class TrainingConfig:
     arch: str = "hybrid"
     size: str = "auto"
     pretrained: bool = False
-    steps: int = 300
+    steps: int = 500
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05

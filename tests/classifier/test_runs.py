@@ -16,8 +16,9 @@ from sklearn.metrics import balanced_accuracy_score, classification_report, conf
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
 from classifier import runs
+from classifier.checkpoints import load_run
 from classifier.prediction import evaluate_run, predict_files
-from classifier.runs import load_run, train_run
+from classifier.runs import train_run
 from classifier.training import TrainingConfig, predict_probabilities
 
 QUICK = TrainingConfig(arch="resnet18", steps=12, batch_size=16, evaluations=2)

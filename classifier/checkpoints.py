@@ -1,0 +1,61 @@
+"""The classifier on disk: weights in safetensors with the configuration in the metadata, so that it explains itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from balancer.errors import InputError
+from classifier.models import create_model
+from classifier.models.classifier import Classifier
+from classifier.transforms import Transform
+
+FORMAT = 1
+WEIGHTS = "classifier.safetensors"
+
+
+@dataclass(frozen=True)
+class ClassifierRun:
+    """A classifier run, opened. `config` is what `config.json` holds."""
+
+    root: Path
+    model: Classifier  # in eval mode
+    classes: tuple[str, ...]
+    resolution: int
+    config: dict[str, Any]
+
+
+def save_weights(path: Path, model: Classifier, config: dict[str, Any]) -> None:
+    """Write the weights as safetensors with `config` as JSON in the metadata, so that the file explains itself."""
+    weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    safetensors.torch.save_file(weights, os.fspath(path), metadata={"config": json.dumps(config)})
+
+
+def load_run(run: Path) -> ClassifierRun:
+    """Open a classifier run from its weights file alone; InputError when it is none, newer, or damaged."""
+    path = Path(run) / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{run} is no classifier run (no {WEIGHTS}); make one with `classifier train`.")
+    try:
+        with safetensors.safe_open(os.fspath(path), framework="pt") as file:
+            config = json.loads((file.metadata() or {})["config"])
+        if config.get("format", 0) > FORMAT:
+            raise InputError(
+                f"{run} has classifier format {config['format']}, this version reads up to {FORMAT}; "
+                "update hemabalance."
+            )
+        classes, resolution = tuple(config["classes"]), int(config["resolution"])
+        network = create_model(config["arch"], len(classes), resolution, config["size"])
+        network.load_state_dict(safetensors.torch.load_file(path))
+        transform = Transform(**config["transform"])
+    except InputError:
+        raise
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be read as a classifier ({error}); train it again.") from None
+    return ClassifierRun(Path(run), Classifier(network, transform).eval(), classes, resolution, config)

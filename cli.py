@@ -24,7 +24,7 @@ PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(0, min_open=True)
 
 DEMO_RESOLUTION = 32
-DEMO_CELLS = {"neutrophil": 600, "lymphocyte": 600, "monocyte": 600, "AML": 600, "CLL": 600}
+DEMO_CELLS = {"neutrophil": 600, "eosinophil": 600, "monocyte": 600, "AML": 600, "CLL": 600}
 DEMO_PATIENTS = 30  # per diagnosis
 DEMO_LIMITS = (("AML", 25), ("CLL", 25))
 DEMO_KIMG = 40.0
@@ -133,6 +133,8 @@ def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
     from balancer.progress import stage
 
     source, data, run, synthetic, report = (out / name for name in ("source", "data", "generator", "synthetic", "report"))
+    if (report / "report.json").exists() and not overwrite:
+        raise InputError(f"{out} holds a finished demo; open {report / 'report.html'}, or give --overwrite to begin anew.")
     stage("1 of 5: rendering the smear dataset")
     if overwrite or not source.exists():
         smear.write_source(source, DEMO_CELLS, DEMO_RESOLUTION, seed, DEMO_PATIENTS, overwrite)
@@ -240,7 +242,8 @@ def _say_findings(found: Findings) -> None:
 def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: str | None, dry_run: bool, **settings: Any) -> None:  # fmt: skip
     """Train a generator on the train split of DATA, and on nothing else."""
     from balancer.data import PreparedDataset, new_output
-    from balancer.generators import GeneratorConfig, choose_device
+    from balancer.devices import choose_device
+    from balancer.generators import GeneratorConfig
     from balancer.generators import train as run
 
     config = GeneratorConfig(**settings)
@@ -271,7 +274,7 @@ def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: s
 def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | None, labels: tuple[str, ...], strict: bool, as_json: bool, device: str | None, **settings: Any) -> None:  # fmt: skip
     """Make synthetic images of a class; only what passes the gate gets into the set."""
     from balancer.data import PreparedDataset, data_of, new_output, newest_generator
-    from balancer.generators import choose_device
+    from balancer.devices import choose_device
     from balancer.progress import note
     from balancer.synth import synthesise
 
@@ -301,7 +304,7 @@ def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | N
 @click.pass_context
 def gate(ctx: click.Context, real: Path, synthetic: Path, strict: bool, seed: int, device: str | None, as_json: bool) -> None:
     """Judge class folders of images against real ones, class by class."""
-    from balancer.generators import choose_device
+    from balancer.devices import choose_device
     from balancer.quality.features import inception
     from balancer.quality.folders import judge_folders
     from balancer.quality.gate import GOOD, gate_document

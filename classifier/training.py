@@ -14,6 +14,7 @@ import timm.optim
 import torch
 from torch import Tensor
 
+from balancer.devices import choose_device, computes_bfloat16
 from balancer.errors import InputError, unknown_name
 from balancer.progress import track
 from classifier import evaluation
@@ -115,7 +116,7 @@ def fit(
             raise InputError(f"There is no image to use as {name} split; prepare a dataset with more images.")
         if len(images) != len(labels):
             raise InputError(f"The {name} split has {len(images)} images and {len(labels)} labels.")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device) if device else choose_device(None)
     criterion = LOSSES[config.loss](np.bincount(train_labels, minlength=classes))
     select = np.bincount(validation_labels, minlength=classes).min() >= ENOUGH_TO_SELECT
     evaluate_at = {math.ceil(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
@@ -221,12 +222,3 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     """Mixed precision for what runs inside: bfloat16, or with `auto` only where the processor has it."""
     enabled = precision == "bfloat16" or (precision == "auto" and computes_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16, rather than emulating it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False

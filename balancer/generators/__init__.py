@@ -2,6 +2,6 @@
 
 from balancer.generators.checkpoints import TrainedGenerator, load_generator
 from balancer.generators.config import GeneratorConfig
-from balancer.generators.training import choose_device, train
+from balancer.generators.training import train
 
-__all__ = ["GeneratorConfig", "TrainedGenerator", "choose_device", "load_generator", "train"]
+__all__ = ["GeneratorConfig", "TrainedGenerator", "load_generator", "train"]

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vendor.stylegan2_ada as sg
+from balancer.devices import computes_bfloat16
 from balancer.errors import InputError
 from balancer.generators.config import GeneratorConfig
 
 R1_INTERVAL = 16  # steps between two R1 penalties (arXiv 1912.04958, appendix B)
 PATH_LENGTH_INTERVAL = 4
 ADA_INTERVAL = 4  # steps between two adjustments of p (arXiv 2006.06676, section 3.2)
-TRAINING_DTYPE = torch.bfloat16
 
 
 class StyleGAN2ADA:
@@ -76,7 +76,7 @@ class Adversaries:
             epilogue_kwargs={"mbstd_group_size": 4},
             **network["synthesis_kwargs"],
         )
-        G.synthesis.dtype = D.dtype = TRAINING_DTYPE
+        G.synthesis.dtype = D.dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
         G_ema.synthesis.dtype = torch.float32
         self.G, self.D, self.G_ema = G.to(device), D.to(device), G_ema.to(device)

@@ -92,7 +92,7 @@ def train(
         real, labels, fake_labels = (t.to(device) for t in batches[step])
         rng = torch.Generator(device).manual_seed(_seed(config.seed, "step", step))
         logged = adversaries.step(step, real, labels, fake_labels, rng)
-        totals = {k: totals.get(k, torch.zeros(())) + v.detach().float().cpu() for k, v in logged.items()}
+        totals = {name: totals.get(name, 0) + value.detach().float() for name, value in logged.items()}
         done = step + 1
         if done in ticks:
             means = {name: round(float(value) / (done - since), 6) for name, value in totals.items()}
@@ -109,20 +109,6 @@ def train(
             _checkpoint(out, adversaries, info | {"step": done, "kimg": kimg}, line, family)
             totals, since, clock = {}, done, time.monotonic()
     return out
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name, or the best there is; InputError when the machine has no such device."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"There is no device '{name}' here ({str(error).splitlines()[0]}); try --device cpu."
-        ) from None
-    return device
 
 
 class Batches:

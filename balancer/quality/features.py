@@ -29,6 +29,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
     InceptionE_2,
 )
 
+from balancer.devices import computes_bfloat16
 from balancer.errors import InputError
 from balancer.progress import note, track
 
@@ -94,14 +95,8 @@ def inception(device: torch.device | str = "cpu") -> FeatureExtractor:
 
     Raises InputError when the package with the weights is missing or its file is not the expected one.
     """
-    native = str(device) == "cpu" and _computes_in_bfloat16()
+    native = str(device) == "cpu" and computes_bfloat16(device)
     return Cached(_inception(str(device), torch.bfloat16 if native else torch.float32))
-
-
-def _computes_in_bfloat16() -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):  # older versions of PyTorch cannot tell
-        return False
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 @lru_cache(maxsize=1)

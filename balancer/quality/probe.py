@@ -43,7 +43,12 @@ def fit(features: Mapping[str, np.ndarray], seed: int) -> Probe | None:
     for train, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y):
         model = make_pipeline(
             StandardScaler(),
-            PCA(min(COMPONENTS, len(train) - 1), whiten=True, svd_solver="randomized", random_state=seed),
+            PCA(
+                min(COMPONENTS, len(train) - 1, x.shape[1]),
+                whiten=True,
+                svd_solver="randomized",
+                random_state=seed,
+            ),
             LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000),
         ).fit(x[train], y[train])
         predicted[held_out] = model.predict(x[held_out])

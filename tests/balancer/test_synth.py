@@ -1,0 +1,142 @@
+"""Synthesis with a generator and features that do what the test wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import balancer.synth as synth
+from balancer.data import SyntheticSet
+from balancer.errors import InputError
+
+COUNTS = {
+    "train": {"a": 20, "b": 20},
+    "validation": {"a": 20, "b": 20},
+    "test": {"a": 5, "b": 5},
+    "heldout": {"a": 30, "b": 30},
+}
+
+
+class MeanColours:
+    """Features that see colour in a coarse grid, and nothing else."""
+
+    name = "mean-colours"
+    sha256 = "0" * 64
+    dimension = 12
+
+    def __call__(self, images):
+        n, r = images.shape[:2]
+        coarse = images.reshape(n, 2, r // 2, 2, r // 2, 3).mean((2, 4)).reshape(n, -1)
+        return (coarse / 255).astype(np.float32)
+
+
+@dataclass
+class Replaying:
+    """A "generator" that gives stored images of the class, chosen by seed; every third a train image if copying."""
+
+    data: dict
+    images: dict
+    train: dict
+    path: object
+    copying: bool = False
+    sha256: str = "f" * 64
+    resolution: int = 32
+    info: dict = field(default_factory=lambda: {"known": ["a", "b"], "generator": "replaying", "kimg": 0})
+
+    def generate(self, label, seeds, truncation):
+        chosen = [self.images[label][seed % len(self.images[label])] for seed in seeds]
+        if self.copying:
+            chosen = [
+                self.train[label][s % 20] if s % 3 == 0 else x for s, x in zip(seeds, chosen, strict=True)
+            ]
+        noise = [np.random.default_rng(seed).normal(0, 3, chosen[0].shape) for seed in seeds]
+        return np.stack([x + e for x, e in zip(chosen, noise, strict=True)]).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def setting(make_dataset, tmp_path, monkeypatch):
+    data = make_dataset(tmp_path / "data", COUNTS)
+    other = make_dataset(tmp_path / "other", {"train": {"a": 300, "b": 300}}, seed=1)
+    (tmp_path / "run").mkdir()
+    pd.DataFrame({"source_sha256": data.tables["train"]["source_sha256"]}).to_csv(
+        tmp_path / "run/seen.csv", index=False
+    )
+    generator = Replaying(
+        data={"path": str(data.root), "fingerprint": data.fingerprint, "source": data.source},
+        images={label: other.images_of(label, ["train"])[0] for label in "ab"},
+        train={label: data.images_of(label, ["train"])[0] for label in "ab"},
+        path=tmp_path / "run",
+    )
+    monkeypatch.setattr(synth, "load_generator", lambda run, device: generator)
+
+    def run(labels=("a",), n=40, **options):
+        return synth.synthesise(
+            data, tmp_path / "run", labels, n, tmp_path / "syn", extractor=MeanColours(), **options
+        )
+
+    return generator, run
+
+
+def test_copies_are_rejected_one_by_one_and_made_up_for(setting):
+    generator, run = setting
+    generator.copying = True
+    result = run(allow_unverified=True)
+    made = SyntheticSet.load(result.out)
+    assert len(made.table) == 40
+    rejected = pd.read_csv(result.out / "rejected/rejected.csv")
+    assert (rejected["seed"] % 3 == 0).sum() > 5
+    assert rejected["reason"].str.contains("near-copy of train image").all()
+    assert not (made.table["seed"] % 3 == 0).any()
+    assert sorted(p.name for p in (result.out / "rejected/a").iterdir()) == sorted(
+        name.split("/")[1] for name in rejected["file_name"]
+    )
+
+
+def test_no_more_candidates_than_allowed(setting):
+    generator, run = setting
+    generator.copying = True
+    result = run(allow_unverified=True, max_candidates=1)
+    assert result.judgements["a"].n_candidates == 40
+    assert result.written["a"] < 40
+
+
+def test_the_right_class_passes_and_another_class_fails(setting):
+    generator, run = setting
+    assert run().judgements["a"].verdict == "pass"
+    generator.images["a"] = generator.images["b"]
+    result = run(overwrite=True)
+    assert result.judgements["a"].verdict == "fail"
+    assert result.written == {"a": 0}
+    assert not list((result.out / "train/a").iterdir())
+
+
+def test_same_seed_same_bytes(setting, tmp_path):
+    _, run = setting
+    first = {p.name: p.read_bytes() for p in run().out.rglob("*.png")}
+    again = {p.name: p.read_bytes() for p in run(overwrite=True).out.rglob("*.png")}
+    assert first == again
+    other = {p.name for p in run(overwrite=True, seed=1).out.rglob("*.png")}
+    assert not other & set(first)
+
+
+def test_a_set_from_another_generator_is_not_extended(setting):
+    generator, run = setting
+    run()
+    generator.sha256 = "e" * 64
+    with pytest.raises(InputError, match="another dataset or generator"):
+        run(labels=("b",))
+
+
+def test_an_interrupted_synthesis_leaves_nothing(setting, monkeypatch, tmp_path):
+    _, run = setting
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synth, "_write_images", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "other", "run"]

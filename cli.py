@@ -47,7 +47,7 @@ class Commands(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("Interrupted. No half output is left; the same command starts again or resumes.", err=True)
+            click.echo("Interrupted. No half output is left: give the same command again, for `balancer train` with --resume.", err=True)
             ctx.exit(1)
         except (OSError, RuntimeError) as error:
             click.echo(f"Failed: {error}", err=True)
@@ -233,8 +233,8 @@ def _say_findings(found: Findings) -> None:
 @click.option("--generator",  metavar="NAME", default="stylegan2-ada", show_default=True, help="Family of generators.")
 @click.option("--kimg",       type=POSITIVE, default=200.0, show_default=True, help="Thousands of images to train on.")
 @click.option("--batch-size", type=click.IntRange(4), default=16, show_default=True, help="Images per update.")
-@click.option("--lr",         "learning_rate", type=POSITIVE, default=2.5e-3, show_default=True, help="Learning rate.")
-@click.option("--gamma",      type=POSITIVE, help="Weight of R1.  [default: from resolution and batch]")
+@click.option("--lr",         "learning_rate", type=POSITIVE, help="Learning rate.  [default: the family's]")
+@click.option("--gamma",      type=POSITIVE, help="Weight of the gradient penalty.  [default: the family's, by resolution]")
 @click.option("--resume",     is_flag=True, help="Go on with the run at --out from its last checkpoint.")
 @seed_option
 @device_option
@@ -245,15 +245,19 @@ def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: s
     from balancer.devices import choose_device
     from balancer.generators import GeneratorConfig
     from balancer.generators import train as run
+    from balancer.generators.registry import family
 
-    config = GeneratorConfig(**settings)
-    if dry_run:
-        show(asdict(config) | {"data": str(data), "out": str(out), "device": str(choose_device(device))})
-        return
     if resume and out is None:
         raise InputError("--resume needs --out: the run that is to go on.")
-    dataset = PreparedDataset.load(data)
-    out = run(dataset, config, out or new_output("generator"), resume=resume, overwrite=overwrite, device=choose_device(device))
+    config, dataset, where = GeneratorConfig(**settings), PreparedDataset.load(data), choose_device(device)
+    out = out or new_output("generator")
+    if dry_run:
+        chosen = family(config.generator)
+        config = chosen.resolve(config, dataset.resolution)
+        network = chosen.network_config(config, len(dataset.classes), dataset.resolution)
+        show(asdict(config) | {"network": network, "data": str(data), "out": str(out), "device": str(where)})
+        return
+    run(dataset, config, out, resume=resume, overwrite=overwrite, device=where)
     click.echo(f"Generator run: {out} (trained on {dataset.source} images of {data}; samples in {out / 'samples'})")
 
 
@@ -364,12 +368,12 @@ def train_classifier(data: Path, synthetic: tuple[Path, ...], out: Path | None, 
     from classifier.runs import train_run
     from classifier.training import TrainingConfig
 
-    config = TrainingConfig(**settings)
+    config, dataset, sets = TrainingConfig(**settings), PreparedDataset.load(data), [SyntheticSet.load(p) for p in synthetic]
+    out = out or new_output("classifier")
     if dry_run:
         show(asdict(config) | {"data": str(data), "synthetic": [str(path) for path in synthetic], "out": str(out)})
         return
-    sets = [SyntheticSet.load(path) for path in synthetic]
-    out = train_run(PreparedDataset.load(data), sets, config, out or new_output("classifier"), overwrite)
+    train_run(dataset, sets, config, out, overwrite)
     _say_evaluation(read_json(out / "evaluation.json"))
     click.echo(f"Classifier run: {out}")
 
@@ -425,14 +429,13 @@ def compare(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite
     from classifier.compare import compare as run
     from classifier.training import TrainingConfig
 
-    config = TrainingConfig(**settings)
+    config, dataset, sets = TrainingConfig(**settings), PreparedDataset.load(data), [SyntheticSet.load(p) for p in synthetic]
     names = [name.strip() for name in arms.split(",")] if arms else None
+    out = out or new_output("report")
     if dry_run:
         show(asdict(config) | {"arms": names, "seeds": seeds, "margin": margin, "data": str(data), "out": str(out)})
         return
-    sets = [SyntheticSet.load(path) for path in synthetic]
-    out = out or new_output("report")
-    report = run(PreparedDataset.load(data), sets, out, names, seeds, config, margin, overwrite)
+    report = run(dataset, sets, out, names, seeds, config, margin, overwrite)
     if as_json:
         show(report)
     else:

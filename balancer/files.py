@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,24 @@ import pandas as pd
 from balancer.errors import InputError
 
 _ASIDE = ".hemabalance-aside-"
+_MARKS = ("dataset.json", "config.json", "report.json", "metadata.csv")  # one of them lies in every output
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise InputError when `path` exists and is not an empty folder, unless `overwrite`."""
-    empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not empty and not overwrite:
+def refuse_existing(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Raise InputError when the folder `path` may not be written.
+
+    It may when it does not exist or is empty; with `overwrite` also when it is an output of hemabalance, and
+    neither is nor contains one of the `inputs` of the work that is to replace it.
+    """
+    for place in (Path(i).resolve() for i in inputs):
+        if path.resolve() == place or path.resolve() in place.parents:
+            raise InputError(f"{path} is or contains {place}, which is read here; choose another --out.")
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
         raise InputError(f"{path} exists already; choose another --out or give --overwrite to replace it.")
+    if not any((path / mark).is_file() for mark in _MARKS):
+        raise InputError(f"{path} is no output of hemabalance and is not replaced; choose another --out.")
 
 
 def _clear(path: Path) -> None:
@@ -32,18 +44,28 @@ def _clear(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _sweep(path: Path) -> None:
+    """Remove what a killed process left beside `path`, and put back an output that it had moved away."""
+    old = path.parent / f"{_ASIDE}{path.name}-old"
+    if old.exists() and not path.exists():
+        old.rename(path)
+    stale = re.compile(re.escape(f"{_ASIDE}{path.name}-") + r"([0-9a-f]{8}|old)")
+    for entry in path.parent.iterdir():
+        if stale.fullmatch(entry.name):
+            _clear(entry)
+
+
 @contextmanager
 def new_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any error it vanishes.
 
-    Raises InputError when `path` exists and `overwrite` is false. What a killed process left behind beside
-    the target is swept away.
+    Raises InputError when `path` exists, is not empty, and `overwrite` is false.
     """
     path = Path(path).absolute()
-    refuse_existing(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f"{_ASIDE}{path.name}-*"):
-        _clear(stale)
+    _sweep(path)
+    if not overwrite:
+        refuse_existing(path, overwrite)
     aside = path.parent / f"{_ASIDE}{path.name}-{uuid.uuid4().hex[:8]}"
     aside.mkdir()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Sequence
@@ -90,47 +91,44 @@ def synthesise(
             f"{run} was trained on other data ({generator.data['path']}) than {data.root}; give that data, so that "
             "the gate compares with images of the same split."
         )
+    refuse_existing(out, True, [data.root, generator.path])
     present = None if overwrite else _set_to_extend(out, data, generator, labels)
     if data.source == "rendered":
         note(
             "These images stem from rendered cells, not from real ones: good for trying out, not for research."
         )
 
-    candidates = {}
-    for label in labels:
-        with_seeds = _candidates(generator, data, label, n, n * max_candidates, truncation, seed)
-        candidates[label] = with_seeds
-    judgements = judge_candidates(
-        data,
-        {label: images for label, (images, _) in candidates.items()},
-        extractor or inception(device),
-        seed,
-    )
-
-    written = {}
+    extractor = extractor or inception(device)
+    limit = n * max_candidates
+    candidates = {label: _candidates(generator, data, label, n, limit, truncation, seed) for label in labels}
+    images = {label: made for label, (made, _) in candidates.items()}
+    judgements = judge_candidates(data, images, extractor, seed)
+    rows = {
+        label: _rows(generator, judgements[label], *candidates[label], truncation, n, allow_unverified)
+        for label in labels
+    }
+    classes = {
+        label: {
+            "n": n,
+            "seed": seed,
+            "truncation": truncation,
+            "verdict": judgements[label].verdict,
+            "candidates": len(images[label]),
+            "written": int((table["split"] == "train").sum()),
+            "rejected": int((table["split"] == "rejected").sum()),
+        }
+        for label, table in rows.items()
+    }
+    gate = gate_document(judgements, extractor)
     with new_directory(out, overwrite=True) as folder:
         if present is not None:
             shutil.copytree(out, folder, dirs_exist_ok=True)
-        tables: dict[str, list[pd.DataFrame]] = {"train": [], "rejected": []}
-        for label, (images, seeds) in candidates.items():
-            judgement = judgements[label]
-            rows = _rows(generator, judgement, images, seeds, truncation, n, allow_unverified)
-            for split, table in rows.groupby("split"):
-                _write_images(folder / str(split), table, images, generator)
-                tables[str(split)].append(table.drop(columns=["split", "index"]))
-            (folder / "train" / label).mkdir(parents=True, exist_ok=True)
-            (folder / "rejected" / label).mkdir(parents=True, exist_ok=True)
-            written[label] = int((rows["split"] == "train").sum())
-        _write_table(folder / "train" / "metadata.csv", tables["train"], [])
-        _write_table(folder / "rejected" / "rejected.csv", tables["rejected"], ["reason"])
-        shutil.copy(generator.path / "seen.csv", folder / "seen.csv")
-        gate = gate_document(judgements, extractor or inception(device))
-        classes = {}
-        if present is not None:
-            classes = present.info["synthesis"]
+            classes = present.info["synthesis"] | classes
             gate["classes"] = present.gate["classes"] | gate["classes"]
         for label in labels:
-            classes[label] = {"n": n, "seed": seed, "truncation": truncation, "written": written[label]}
+            _write_images(folder, rows[label], images[label], generator)
+        _write_tables(folder, list(rows.values()))
+        shutil.copy(generator.path / "seen.csv", folder / "seen.csv")
         write_json(folder / "gate.json", gate)
         write_json(
             folder / "dataset.json",
@@ -145,6 +143,7 @@ def synthesise(
                 "synthesis": classes,
             },
         )
+    written = {label: classes[label]["written"] for label in labels}
     return Synthesis(out, judgements, written, data.source)
 
 
@@ -206,16 +205,19 @@ def _rows(
     n: int,
     allow_unverified: bool,
 ) -> pd.DataFrame:
-    """A row per candidate to write: where it goes (`split`), why, and where it comes from."""
+    """A row per candidate to write: where it goes (`split`), why, and where it comes from.
+
+    Candidates that were accepted beyond the `n` asked for are left out.
+    """
     label = judgement.label
     table = judgement.scores.reset_index(drop=True)
-    table["index"] = range(len(images))
+    table["index"] = range(len(seeds))
     table["reason"] = judgement.rejected
     accepted = table["reason"].isna()
     table = table[~accepted | (accepted.cumsum() <= n)]
     good = judgement.verdict in GOOD
     if not good and not allow_unverified:
-        why = f"the class's verdict is {judgement.verdict}: {'; '.join(judgement.reasons)}"
+        why = f"the class's verdict is {judgement.verdict}: {judgement.reasons[0]}"
         table["reason"] = table["reason"].fillna(why)
     names = [f"{label}/{generator.sha256[:8]}_{seeds[i]:010d}.png" for i in table["index"]]
     head = pd.DataFrame(
@@ -246,25 +248,28 @@ def _origin(generator: TrainedGenerator) -> dict[str, Any]:
     }
 
 
-def _write_images(folder: Path, table: pd.DataFrame, images: np.ndarray, generator: TrainedGenerator) -> None:
-    for row in track(list(table.to_dict("records")), f"Writing {folder.name} images"):
+def _write_images(folder: Path, rows: pd.DataFrame, images: np.ndarray, generator: TrainedGenerator) -> None:
+    """Write PNGs to train/ and rejected/, each with its provenance in its text chunks."""
+    for label, split in itertools.product(rows["label"].unique(), ("train", "rejected")):
+        (folder / split / label).mkdir(parents=True, exist_ok=True)
+    for row in track(rows.to_dict("records"), "Writing images"):
         text = PngInfo()
         text.add_text("source", "synthetic")
         text.add_text("Software", "hemabalance")
         provenance = {key: row[key] for key in ("label", "seed", "truncation", "verdict")}
         provenance |= {"generator": _origin(generator), "data": generator.data}
         text.add_text("hemabalance", json.dumps(provenance))
-        path = folder / row["file_name"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images[row["index"]]).save(path, pnginfo=text)
+        Image.fromarray(images[row["index"]]).save(folder / row["split"] / row["file_name"], pnginfo=text)
 
 
-def _write_table(path: Path, tables: list[pd.DataFrame], extra: list[str]) -> None:
-    """Add rows to the table at `path`; the accepted images' table has no column `reason`."""
-    path.parent.mkdir(exist_ok=True)
-    rows = [pd.read_csv(path, dtype={"label": str})] if path.exists() else []
-    rows += [table if extra else table.drop(columns="reason") for table in tables]
-    filled = [table for table in rows if len(table)]
-    write_csv(
-        path, pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=[*COLUMNS, *extra])
-    )
+def _write_tables(folder: Path, rows: list[pd.DataFrame]) -> None:
+    """Add rows to train/metadata.csv and rejected/rejected.csv; only the latter has a column `reason`."""
+    for split, name, dropped in (("train", "metadata.csv", ["reason"]), ("rejected", "rejected.csv", [])):
+        path = folder / split / name
+        before = []
+        if path.exists():
+            texts = dict.fromkeys(COLUMNS, str)
+            before.append(pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""]))
+        new = [table[table["split"] == split].drop(columns=["split", "index", *dropped]) for table in rows]
+        filled = [table for table in [*before, *new] if len(table)] or new
+        write_csv(path, pd.concat(filled, ignore_index=True))

@@ -102,7 +102,7 @@ def prepare(
     """
     source, out = Path(source), Path(out)
     _check_options(source, out, resolution, limits or {}, long_tail, ratios)
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, [source if source.is_dir() else source.parent])
     stage("Reading the source")
     with open_source(source, label_column, mapping) as opened, new_directory(out, overwrite) as aside:
         notes = list(opened.notes)

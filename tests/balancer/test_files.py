@@ -44,16 +44,36 @@ def test_existing_output_is_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "full" / "x").touch()
     (tmp_path / "empty").mkdir()
     refuse_existing(tmp_path / "empty", overwrite=False)
-    refuse_existing(tmp_path / "full", overwrite=True)
     with pytest.raises(InputError, match="--overwrite"):
         refuse_existing(tmp_path / "full", overwrite=False)
+    with pytest.raises(InputError, match="no output of hemabalance"):
+        refuse_existing(tmp_path / "full", overwrite=True)
+    (tmp_path / "full" / "config.json").touch()
+    refuse_existing(tmp_path / "full", overwrite=True)
+
+
+def test_an_output_never_replaces_what_it_is_made_from(tmp_path: Path) -> None:
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "dataset.json").touch()
+    for place in (tmp_path / "data", tmp_path / "data" / "images"):
+        with pytest.raises(InputError, match="is read here"):
+            refuse_existing(tmp_path / "data", overwrite=True, inputs=[place])
+    refuse_existing(tmp_path / "data", overwrite=True, inputs=[tmp_path / "data-2"])
 
 
 def test_left_overs_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".hemabalance-aside-out-12345678").mkdir()
+    (tmp_path / ".hemabalance-aside-out-64-12345678").mkdir()
     with new_directory(tmp_path / "out"):
         pass
-    assert names(tmp_path) == ["out"]
+    assert names(tmp_path) == [".hemabalance-aside-out-64-12345678", "out"]
+
+
+def test_an_output_moved_away_by_a_killed_process_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".hemabalance-aside-out-old" / "x").mkdir(parents=True)
+    with pytest.raises(InputError, match="exists already"), new_directory(tmp_path / "out"):
+        pass
+    assert names(tmp_path / "out") == ["x"]
 
 
 def test_half_a_file_is_never_seen(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def setting(make_dataset, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(synth, "load_generator", lambda run, device: generator)
 
-    def run(labels=("a",), n=40, **options):
+    def run(labels=("a",), n=40, out=tmp_path / "syn", **options):
         return synth.synthesise(
-            data, tmp_path / "run", labels, n, tmp_path / "syn", extractor=MeanColours(), **options
+            data, tmp_path / "run", labels, n, out, extractor=MeanColours(), **options
         )
 
     return generator, run
@@ -128,6 +128,35 @@ def test_a_set_from_another_generator_is_not_extended(setting):
     generator.sha256 = "e" * 64
     with pytest.raises(InputError, match="another dataset or generator"):
         run(labels=("b",))
+
+
+def test_a_set_never_replaces_its_own_generator(setting, tmp_path):
+    _, run = setting
+    with pytest.raises(InputError, match="is read here"):
+        run(overwrite=True, out=tmp_path / "run")
+
+
+def test_labels_that_look_like_nothing_survive_an_extension(make_dataset, setting, tmp_path, monkeypatch):
+    generator, _ = setting
+    counts = {split: {"NA": n["a"], "None": n["b"]} for split, n in COUNTS.items()}
+    data = make_dataset(tmp_path / "odd", counts)
+    generator.images = {"NA": generator.images["a"], "None": generator.images["b"]}
+    generator.data = {"path": str(data.root), "fingerprint": data.fingerprint, "source": data.source}
+    generator.info["known"] = ["NA", "None"]
+    for label in ("NA", "None"):
+        synth.synthesise(
+            data,
+            tmp_path / "run",
+            [label],
+            12,
+            tmp_path / "syn",
+            extractor=MeanColours(),
+            allow_unverified=True,
+        )
+    assert SyntheticSet.load(tmp_path / "syn").table["label"].value_counts().to_dict() == {
+        "NA": 12,
+        "None": 12,
+    }
 
 
 def test_an_interrupted_synthesis_leaves_nothing(setting, monkeypatch, tmp_path):

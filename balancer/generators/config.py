@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from balancer.errors import InputError
@@ -10,13 +10,16 @@ from balancer.errors import InputError
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Settings of a generator run. Lengths are in kimg: thousands of real images shown to the discriminator."""
+    """Settings of a generator run. Lengths are in kimg: thousands of real images shown to the discriminator.
+
+    What is None is the family's default, which may depend on the resolution: `family.resolve` puts it in.
+    """
 
     generator: str = "stylegan2-ada"
     kimg: float = 200.0
     batch_size: int = 16
-    learning_rate: float = 0.0025
-    gamma: float | None = None  # weight of R1; None: from resolution and batch
+    learning_rate: float | None = None
+    gamma: float | None = None  # weight of the gradient penalty
     path_length_weight: float = 0.0  # official for small images; 2 is the paper's for large ones
     style_mixing: float = 0.0  # probability; 0.9 is the paper's for large images
     ema_kimg: float = 10.0  # half-life of the weight average
@@ -24,18 +27,26 @@ class GeneratorConfig:
     ada_target: float = 0.6  # of the mean sign of the discriminator's outputs on real images
     ada_kimg: float = 100.0  # kimg in which p can go from 0 to 1
     symmetries: bool = True  # show real images mirrored and quarter-turned: cells have no up
-    channel_base: int | None = (
-        None  # channels of a layer: base / resolution, at most channel_max; None: by size
-    )
-    channel_max: int = 128
-    latent: int = 128
+    channel_base: int | None = None  # channels of a layer: base / resolution, at most channel_max
+    channel_max: int | None = None
+    latent: int | None = None
     ticks: int = 20  # lines of metrics.jsonl, sample sheets and checkpoints over the whole run
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("kimg", "learning_rate", "ema_kimg", "ada_kimg"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, not {getattr(self, name)}.")
+        for name in (
+            "kimg",
+            "learning_rate",
+            "gamma",
+            "ema_kimg",
+            "ada_kimg",
+            "channel_base",
+            "channel_max",
+            "latent",
+        ):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} must be above 0, not {value}.")
         if self.batch_size < 4 or self.batch_size % 4:
             raise InputError(
                 f"A batch of {self.batch_size} does not divide into the groups of 4 over which the discriminator "
@@ -52,6 +63,11 @@ class GeneratorConfig:
     def steps(self) -> int:
         """Number of updates of the generator in the whole run."""
         return max(1, round(self.kimg * 1000 / self.batch_size))
+
+    def with_defaults(self, **defaults: Any) -> GeneratorConfig:
+        """The same settings, with these values for what was left open."""
+        left_open = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **left_open)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, as it stands in `config.json`."""

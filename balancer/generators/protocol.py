@@ -31,7 +31,14 @@ class Adversaries(Protocol):
 
 
 class GeneratorFamily(Protocol):
-    """One entry of the registry: how to build its adversaries, and how to sample from its generator alone."""
+    """One entry of the registry: how to build its adversaries, and how to sample from its generator alone.
+
+    `adversaries` and `network_config` take a configuration that `resolve` has completed.
+    """
+
+    def resolve(self, config: GeneratorConfig, resolution: int) -> GeneratorConfig:
+        """The configuration with the family's defaults for everything that was left open (None)."""
+        ...
 
     def adversaries(
         self, config: GeneratorConfig, classes: int, resolution: int, device: torch.device

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import vendor.stylegan2_ada as sg
 from balancer.devices import computes_bfloat16
 from balancer.errors import InputError
+from balancer.generators.averaging import average_weights
 from balancer.generators.config import GeneratorConfig
 
 R1_INTERVAL = 16  # steps between two R1 penalties (arXiv 1912.04958, appendix B)
@@ -21,6 +22,15 @@ ADA_INTERVAL = 4  # steps between two adjustments of p (arXiv 2006.06676, sectio
 
 class StyleGAN2ADA:
     """The family `stylegan2-ada` (arXiv 1912.04958, 2006.06676)."""
+
+    def resolve(self, config: GeneratorConfig, resolution: int) -> GeneratorConfig:
+        return config.with_defaults(
+            learning_rate=0.0025,
+            gamma=sg.default_gamma(resolution, config.batch_size),
+            channel_base=2048 if resolution <= 32 else 4096,
+            channel_max=128,
+            latent=128,
+        )
 
     def network_config(self, config: GeneratorConfig, classes: int, resolution: int) -> dict[str, Any]:
         if resolution < 8 or resolution & (resolution - 1):
@@ -35,7 +45,7 @@ class StyleGAN2ADA:
             "img_resolution": resolution,
             "img_channels": 3,
             "mapping_kwargs": {"num_layers": 2},
-            "synthesis_kwargs": _channels(config, resolution),
+            "synthesis_kwargs": {"channel_base": config.channel_base, "channel_max": config.channel_max},
         }
 
     def adversaries(
@@ -54,11 +64,6 @@ class StyleGAN2ADA:
         assert isinstance(generator, sg.Generator)
         c = F.one_hot(labels, generator.c_dim).float()
         return generator(z, c, truncation_psi=truncation, noise_mode="const")
-
-
-def _channels(config: GeneratorConfig, resolution: int) -> dict[str, int]:
-    base = config.channel_base or (2048 if resolution <= 32 else 4096)
-    return {"channel_base": base, "channel_max": config.channel_max}
 
 
 class Adversaries:
@@ -92,7 +97,8 @@ class Adversaries:
             "ada": self.ada,
             "path_length": self.path_length,
         }
-        self.gamma = config.gamma or sg.default_gamma(resolution, config.batch_size)
+        assert config.learning_rate and config.gamma
+        self.learning_rate, self.gamma = config.learning_rate, config.gamma
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "G": self._adam(G, PATH_LENGTH_INTERVAL if config.path_length_weight else None),
             "D": self._adam(D, R1_INTERVAL),
@@ -102,7 +108,7 @@ class Adversaries:
         """Adam whose rate and moments allow for the extra steps of a lazy regulariser (arXiv 1912.04958, B)."""
         k = interval / (interval + 1) if interval else 1.0
         return torch.optim.Adam(
-            network.parameters(), lr=self.config.learning_rate * k, betas=(0.0, 0.99**k), eps=1e-8
+            network.parameters(), lr=self.learning_rate * k, betas=(0.0, 0.99**k), eps=1e-8
         )
 
     def step(
@@ -142,7 +148,9 @@ class Adversaries:
         self.ada.observe(logits_real)
         if (step + 1) % ADA_INTERVAL == 0:
             self.ada.adjust(self.augment)
-        self._average(step)
+        seen = (step + 1) * config.batch_size
+        half_life = min(config.ema_kimg * 1000, seen * config.ema_rampup)
+        average_weights(self.G_ema, G, config.batch_size, half_life)
         logged |= {"loss_d": loss_d, "real_sign": logits_real.sign().mean(), "augmentation_p": self.augment.p}
         return logged
 
@@ -151,13 +159,3 @@ class Adversaries:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-
-    @torch.no_grad()
-    def _average(self, step: int) -> None:
-        """Exponential average of the weights with its half-life in images, shorter at the beginning of a run."""
-        seen = (step + 1) * self.config.batch_size
-        half_life = min(self.config.ema_kimg * 1000, seen * self.config.ema_rampup)
-        beta = 0.5 ** (self.config.batch_size / half_life)
-        torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - beta)
-        for average, value in zip(self.G_ema.buffers(), self.G.buffers(), strict=True):
-            average.copy_(value)

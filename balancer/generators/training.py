@@ -52,6 +52,7 @@ def train(
     out = Path(out)
     device = torch.device(device)
     family = registry.family(config.generator)
+    config = family.resolve(config, data.resolution)
     counts = data.counts("train")
     if sum(n > 0 for n in counts.values()) == 0:
         raise InputError(f"{data.root} has no train images; prepare it with more images or other ratios.")

@@ -1,0 +1,176 @@
+"""R3GAN as a family of generators: its defaults, its schedules and one training step."""
+
+from __future__ import annotations
+
+import copy
+from math import cos, log2, pi
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vendor.stylegan2_ada as sg
+from balancer.devices import computes_bfloat16
+from balancer.errors import InputError
+from balancer.generators.averaging import average_weights
+from balancer.generators.config import GeneratorConfig
+from balancer.generators.r3gan.loss import gradient_penalty, relativistic
+from balancer.generators.r3gan.networks import Discriminator, Generator
+
+GAMMA = {32: 0.05, 64: 2.0, 256: 150.0}  # at the start, by resolution (arXiv 2501.05441, appendix)
+BURN_IN = 0.5  # share of the run over which the schedules go from their first value to their last
+AUGMENTATION = 0.55  # last p: the paper's for its smallest set (CIFAR-10); ours are smaller still
+GROUP = 16  # channels of a group of the 3×3 convolutions
+EXPANSION = 2
+BLOCKS = 2  # residual blocks per resolution
+
+
+def default_gamma(resolution: int) -> float:
+    """The first γ for a resolution: the paper's at 32, 64 and 256 px, between and beyond them log-log linear."""
+    sides = sorted(GAMMA)
+    low = max([side for side in sides[:-1] if side <= resolution], default=sides[0])
+    high = sides[sides.index(low) + 1]
+    share = log2(resolution / low) / log2(high / low)
+    return GAMMA[low] * (GAMMA[high] / GAMMA[low]) ** share
+
+
+class R3GAN:
+    """The family `r3gan` (arXiv 2501.05441)."""
+
+    def resolve(self, config: GeneratorConfig, resolution: int) -> GeneratorConfig:
+        return config.with_defaults(
+            learning_rate=2e-4,
+            gamma=default_gamma(resolution),
+            channel_base=2048 if resolution <= 64 else 4096,
+            channel_max=160,
+            latent=64,
+        )
+
+    def network_config(self, config: GeneratorConfig, classes: int, resolution: int) -> dict[str, Any]:
+        if resolution < 8 or resolution & (resolution - 1):
+            raise InputError(
+                f"{config.generator} needs a resolution that is a power of two and at least 8, not {resolution}; "
+                "prepare the dataset with --resolution 32, 64 or 128."
+            )
+        assert config.channel_base and config.channel_max and config.latent
+        step = GROUP // EXPANSION
+        wanted = [
+            min(config.channel_base >> level, config.channel_max)
+            for level in range(2, int(log2(resolution)) + 1)
+        ]
+        widths = [max(step, width // step * step) for width in wanted]
+        return {
+            "NoiseDimension": config.latent,
+            "WidthPerStage": widths,
+            "CardinalityPerStage": [width // step for width in widths],
+            "BlocksPerStage": [BLOCKS] * len(widths),
+            "ExpansionFactor": EXPANSION,
+            "ConditionDimension": classes,
+            "ConditionEmbeddingDimension": config.latent,
+        }
+
+    def adversaries(
+        self, config: GeneratorConfig, classes: int, resolution: int, device: torch.device
+    ) -> Adversaries:
+        return Adversaries(config, self.network_config(config, classes, resolution), device)
+
+    def generator(self, network: dict[str, Any]) -> Generator:
+        return Generator(**network)
+
+    def latents(self, network: dict[str, Any], seeds: list[int]) -> Tensor:
+        size = network["NoiseDimension"]
+        return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+    def sample(self, generator: nn.Module, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
+        """There is no w to truncate: ψ below 1 draws the latents towards their mean instead."""
+        assert isinstance(generator, Generator)
+        return generator(z * truncation, F.one_hot(labels, generator.c_dim).float())
+
+
+class Adversaries:
+    """The networks, their optimizers and one step of training them.
+
+    Learning rate, Adam's β₂, γ, the strength of augmentation and the half-life of the average follow a cosine
+    over the burn-in. The paper's is of millions of images; here it is a share of the run, whatever its length.
+    """
+
+    def __init__(self, config: GeneratorConfig, network: dict[str, Any], device: torch.device) -> None:
+        self.config = config
+        self.z_dim, self.c_dim = network["NoiseDimension"], network["ConditionDimension"]
+        stages = ("WidthPerStage", "CardinalityPerStage", "BlocksPerStage")
+        mirrored = {name: value[::-1] if name in stages else value for name, value in network.items()}
+        mirrored["ConditionEmbeddingDimension"] = network["WidthPerStage"][0]
+        del mirrored["NoiseDimension"]
+        G, D = Generator(**network), Discriminator(**mirrored)
+        G.dtype = D.dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
+        G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+        G_ema.dtype = torch.float32
+        self.G, self.D, self.G_ema = G.to(device), D.to(device), G_ema.to(device)
+        self.augment = sg.AugmentPipe(**sg.PRESETS["bgc"]).to(device)
+        self.modules: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
+        assert config.learning_rate and config.gamma
+        self.learning_rate, self.gamma = config.learning_rate, config.gamma
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            name: torch.optim.Adam(self.modules[name].parameters(), lr=self.learning_rate, eps=1e-8)
+            for name in ("G", "D")
+        }
+
+    def step(
+        self, step: int, real: Tensor, labels: Tensor, fake_labels: Tensor, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The loss compares pairs, so a generated image has the class of its real one; `fake_labels` are not used."""
+        G, D, config = self.G, self.D, self.config
+        c, n = F.one_hot(labels, self.c_dim).float(), len(real)
+        progress = step / (BURN_IN * config.steps)
+        gamma = cosine(progress, self.gamma, self.gamma / 10)
+        self.augment.p.fill_(cosine(progress, 0.0, AUGMENTATION))
+        for optimizer in self.optimizers.values():
+            optimizer.param_groups[0]["lr"] = cosine(progress, self.learning_rate, self.learning_rate / 4)
+            optimizer.param_groups[0]["betas"] = (0.0, cosine(progress, 0.9, 0.99))
+
+        def judge(images: Tensor, c: Tensor) -> Tensor:
+            return D(self.augment(images, generator=rng), c)
+
+        def generate() -> Tensor:
+            return G(torch.randn(n, self.z_dim, generator=rng, device=rng.device), c)
+
+        D.requires_grad_(False)
+        with torch.no_grad():
+            logits_real = judge(real, c)
+        loss_g = relativistic(judge(generate(), c), logits_real).mean()
+        self._update("G", loss_g)
+        D.requires_grad_(True)
+
+        with torch.no_grad():
+            fake = generate()
+        images = torch.cat([real, fake]).requires_grad_()
+        logits = judge(images, torch.cat([c, c]))
+        r1, r2 = gradient_penalty(logits, images).chunk(2)
+        logits_real, logits_fake = logits.chunk(2)
+        loss_d = relativistic(logits_real, logits_fake).mean()
+        self._update("D", loss_d + gamma / 2 * (r1 + r2).mean())
+
+        half_life = min(
+            cosine(progress, 0.0, config.ema_kimg * 1000), (step + 1) * config.batch_size * config.ema_rampup
+        )
+        average_weights(self.G_ema, G, config.batch_size, half_life)
+        return {
+            "loss_g": loss_g,
+            "loss_d": loss_d,
+            "r1": r1.mean(),
+            "r2": r2.mean(),
+            "real_sign": (logits_real - logits_fake).sign().mean(),
+            "augmentation_p": self.augment.p,
+        }
+
+    def _update(self, name: str, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def cosine(progress: float, first: float, last: float) -> float:
+    """From the first value to the last along half a cosine while progress goes from 0 to 1, and then the last."""
+    return last + (first - last) * (1 + cos(pi * min(progress, 1.0))) / 2

@@ -1,8 +1,12 @@
-"""What may not be trained on: synthetic images from elsewhere, or from a generator that saw the test images."""
+"""What may not be trained on or judged by: synthetic images in the wrong place, images seen in training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
 
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError, unknown_name
@@ -13,20 +17,49 @@ _JUDGING = ("validation", "test", "heldout")
 def check_synthetic(data: PreparedDataset, synthetic: Sequence[SyntheticSet]) -> None:
     """Refuse what would make a result on `data` worthless; InputError names the files.
 
-    Refused are synthetic images in validation, test or heldout, and a synthetic set that came from other data (by
-    fingerprint), whose generator was trained on an image of validation or test (by source_sha256), that has another
-    resolution, or a class that the data does not know.
+    Refused are synthetic images in validation, test or heldout (`check_judges`), and a synthetic set that came from
+    other data (by fingerprint), whose generator was trained on an image of validation or test (by source_sha256),
+    that holds an image which is not synthetic, has another resolution, or a class that the data does not know. So is
+    a synthetic image that is given twice, in one set or in several.
     """
-    for split in _JUDGING:
+    check_judges(data, _JUDGING)
+    for images in synthetic:
+        _check_set(data, images)
+    _check_repeats(synthetic)
+
+
+def check_judges(data: PreparedDataset, splits: Iterable[str], seen: Collection[str] = ()) -> None:
+    """Refuse to judge a classifier by these splits when an image is synthetic or among the `seen`.
+
+    An image is synthetic when its row says so or the text in its PNG file does, whatever the other says. `seen`:
+    source_sha256 of the images that the classifier was trained on. InputError has the number and the first names.
+    """
+    for split in splits:
         table = data.tables[split]
-        made = table.loc[table["source"] == "synthetic", "file_name"]
+        known = table.loc[table["source_sha256"].isin(list(seen)), "file_name"]
+        if len(known):
+            raise InputError(
+                f"{len(known)} of the {len(table)} images of {data.root / split} are among those that the classifier "
+                f"was trained or selected on ({_some(known)}); judge it on images that it has not seen."
+            )
+        in_file = [_says_synthetic(path) for path in data.paths(split)]
+        made = table.loc[
+            (table["source"] == "synthetic") | pd.Series(in_file, table.index, bool), "file_name"
+        ]
         if len(made):
             raise InputError(
                 f"{data.root / split} holds {len(made)} synthetic images ({_some(made)}); "
                 "only real or rendered images may judge a classifier: prepare the dataset without them."
             )
-    for images in synthetic:
-        _check_set(data, images)
+
+
+def _says_synthetic(path: Path) -> bool:
+    """Whether the text before a PNG's pixels names it synthetic, as `synth` writes it; pixels are not read."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.info.get("source") == "synthetic"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False  # whoever reads the pixels says what is wrong with the file
 
 
 def _check_set(data: PreparedDataset, images: SyntheticSet) -> None:
@@ -43,6 +76,12 @@ def _check_set(data: PreparedDataset, images: SyntheticSet) -> None:
                 f"The generator behind {images.root} was trained on {len(seen)} images of {data.root / split} "
                 f"({_some(seen)}); train it on the train split alone."
             )
+    other = images.table.loc[images.table["source"] != "synthetic", "file_name"]
+    if len(other):
+        raise InputError(
+            f"{images.root / 'train'} holds {len(other)} images that are not synthetic by their rows "
+            f"({_some(other)}); a synthetic set may hold nothing else: make it again with `balancer synth`."
+        )
     if images.resolution != data.resolution:
         raise InputError(
             f"{images.root} has images of {images.resolution} px and {data.root} of {data.resolution} px; "
@@ -51,6 +90,21 @@ def _check_set(data: PreparedDataset, images: SyntheticSet) -> None:
     for label in images.table["label"].unique():
         if label not in data.classes:
             raise InputError(f"{images.root}: {unknown_name('class', str(label), data.classes)}")
+
+
+def _check_repeats(synthetic: Sequence[SyntheticSet]) -> None:
+    """By path within a set, where a collapsed generator may make equal images; by their pixels' hash between sets."""
+    known: set[str] = set()
+    for images in synthetic:
+        table = images.table
+        twice = table["file_name"].duplicated() | table["source_sha256"].isin(list(known))
+        if twice.any():
+            raise InputError(
+                f"{images.root} holds {twice.sum()} images that are given more than once "
+                f"({_some(table.loc[twice, 'file_name'])}) and would count as often; give every synthetic set once, "
+                "and make further sets with another --seed."
+            )
+        known.update(table["source_sha256"])
 
 
 def _some(names: Iterable[str]) -> str:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
-from classifier.provenance import check_synthetic
+from classifier.provenance import check_judges, check_synthetic
 
 Prepared = Callable[..., PreparedDataset]
 Synthetic = Callable[..., SyntheticSet]
@@ -54,3 +58,72 @@ def test_other_resolutions_and_classes_are_refused(
         check_synthetic(data, [make_synthetic(data, side=16)])
     with pytest.raises(InputError, match="no class 'neutrofil'.*Did you mean 'neutrophil'"):
         check_synthetic(data, [make_synthetic(data, label="neutrofil")])
+
+
+@pytest.mark.parametrize(("split", "number"), [("validation", 2), ("test", 0), ("heldout", 0), ("train", 0)])
+def test_a_synthetic_file_under_a_real_name_is_refused_where_it_judges(
+    make_prepared: Prepared, split: str, number: int
+) -> None:
+    """The table says real, and so it stays: only the text in the file tells."""
+    data = make_prepared()
+    if split == "heldout":
+        moved = {"heldout": data.tables["test"], "test": data.tables["test"].iloc[:0]}
+        data = replace(data, tables=data.tables | moved)
+        (data.root / "heldout").rename(data.root / "empty")
+        (data.root / "test").rename(data.root / "heldout")
+    path = data.paths(split)[number]
+    for said in ("real", "rendered", "synthetic"):
+        text = PngInfo()
+        text.add_text("source", said)
+        Image.new("RGB", (8, 8)).save(path, pnginfo=text)
+        if said == "synthetic" and split != "train":
+            with pytest.raises(
+                InputError, match=rf"{split} holds 1 synthetic images \(basophil/.*{number}.png\)"
+            ):
+                check_synthetic(data, [])
+        else:
+            check_synthetic(data, [])
+
+
+def test_images_seen_in_training_do_not_judge(make_prepared: Prepared) -> None:
+    data = make_prepared()
+    test = data.tables["test"]
+    check_judges(data, ["test"], set(data.tables["train"]["source_sha256"]))
+    with pytest.raises(
+        InputError, match=r"4 of the 35 images of .*test are .*\((basophil/test\d.png, ){3}…\)"
+    ):
+        check_judges(data, ["test"], set(test["source_sha256"][:4]))
+
+
+def test_a_synthetic_set_holds_synthetic_images_alone(
+    make_prepared: Prepared, make_synthetic: Synthetic
+) -> None:
+    data = make_prepared()
+    images = make_synthetic(data)
+    for source in ("real", None):
+        table = images.table.copy()
+        table.loc[7, "source"] = source
+        with pytest.raises(InputError, match=r"1 images that are not synthetic .*neutrophil/train7\.png"):
+            check_synthetic(data, [replace(images, table=table)])
+
+
+def test_nothing_counts_twice(make_prepared: Prepared, make_synthetic: Synthetic, tmp_path: Path) -> None:
+    data = make_prepared()
+    images = make_synthetic(data)
+    with pytest.raises(InputError, match="20 images that are given more than once"):
+        check_synthetic(data, [images, SyntheticSet.load(images.root)])
+    (tmp_path / "link").symlink_to(images.root)
+    with pytest.raises(InputError, match="20 images that are given more than once"):
+        check_synthetic(data, [images, SyntheticSet.load(tmp_path / "link")])
+
+    half = replace(images, table=images.table.iloc[:5])
+    rest = replace(images, table=images.table.iloc[4:])
+    with pytest.raises(InputError, match=r"1 images .* \(neutrophil/train4\.png\)"):
+        check_synthetic(data, [half, rest])
+    check_synthetic(data, [half, replace(images, table=images.table.iloc[5:])])
+
+    twice = pd.concat([images.table, images.table.iloc[[3]]], ignore_index=True)
+    with pytest.raises(InputError, match=r"1 images .* \(neutrophil/train3\.png\)"):
+        check_synthetic(data, [replace(images, table=twice)])
+    collapsed = images.table.assign(source_sha256="0" * 64)
+    check_synthetic(data, [replace(images, table=collapsed)])

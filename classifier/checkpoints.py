@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import safetensors
 import safetensors.torch
 
@@ -18,6 +19,7 @@ from classifier.transforms import Transform
 
 FORMAT = 1
 WEIGHTS = "classifier.safetensors"
+SEEN = "seen.csv"
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,15 @@ def load_run(run: Path) -> ClassifierRun:
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read as a classifier ({error}); train it again.") from None
     return ClassifierRun(Path(run), Classifier(network, transform).eval(), classes, resolution, config)
+
+
+def seen_images(run: Path) -> frozenset[str]:
+    """source_sha256 of every image that a run was fitted to or selected by; InputError when that is not known."""
+    path = Path(run) / SEEN
+    try:
+        return frozenset(pd.read_csv(path, dtype=str)["source_sha256"])
+    except (OSError, KeyError, ValueError):
+        raise InputError(
+            f"{path} is missing or damaged, and nothing else tells which images this classifier was trained on; "
+            "train it again to evaluate it."
+        ) from None

@@ -12,8 +12,10 @@ import pandas as pd
 from balancer.data import PreparedDataset
 from balancer.data.decode import read_any_image
 from balancer.errors import InputError
+from balancer.progress import note
 from classifier import evaluation
-from classifier.checkpoints import ClassifierRun
+from classifier.checkpoints import ClassifierRun, seen_images
+from classifier.provenance import check_judges
 from classifier.training import predict_probabilities
 
 _BATCH = 64
@@ -22,27 +24,39 @@ _BATCH = 64
 def predict_files(run: ClassifierRun, paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """Classify image files of any kind and size, made square and resized as the training images were.
 
-    Yields, in order, {"file_name": path as given, "predicted": label, "probabilities": {label: p}}. Raises
-    InputError, when it comes to it, for a file that cannot be read as an image.
+    Yields, in order, {"file_name": path as given, "predicted": label, "probabilities": {label: p}}. A file that
+    cannot be read as an image is named in a note and left out. Raises InputError at the end when none could be read.
     """
     crop = run.config["crop"]
     paths = list(paths)
+    read = 0
     for start in range(0, len(paths), _BATCH):
-        batch = paths[start : start + _BATCH]
-        pixels = np.stack([read_any_image(Path(path), run.resolution, crop) for path in batch])
-        for path, p in zip(batch, predict_probabilities(run.model, pixels), strict=True):
+        batch: list[Path] = []
+        pixels: list[np.ndarray] = []
+        for path in paths[start : start + _BATCH]:
+            try:
+                pixels.append(read_any_image(Path(path), run.resolution, crop))
+                batch.append(path)
+            except InputError as error:
+                note(f"Left out: {error}")
+        if not batch:
+            continue
+        read += len(batch)
+        for path, p in zip(batch, predict_probabilities(run.model, np.stack(pixels)), strict=True):
             yield {
                 "file_name": str(path),
                 "predicted": run.classes[int(p.argmax())],
                 "probabilities": {label: float(value) for label, value in zip(run.classes, p, strict=True)},
             }
+    if paths and not read:
+        raise InputError(f"None of the {len(paths)} files can be read as an image; give image files.")
 
 
 def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test") -> dict[str, Any]:
     """Judge a run on one split of a prepared dataset: what `evaluate` returns.
 
-    Raises InputError when classes or resolution differ from those that the run was trained on, or the split is
-    empty.
+    Raises InputError when classes or resolution differ from those that the run was trained on, the split is empty,
+    or one of its images is synthetic or was seen in training (`check_judges`).
     """
     if run.classes != data.classes:
         raise InputError(
@@ -56,6 +70,7 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
         )
     if data.tables[split].empty:
         raise InputError(f"{data.root / split} has no images to judge on.")
+    check_judges(data, [split], seen_images(run.root))
     return evaluate(predict_probabilities(run.model, data.images(split)), data, split)
 
 

@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from classifier.arms import Arm
-from classifier.checkpoints import FORMAT, WEIGHTS, save_weights
+from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, save_weights
 from classifier.models import resolve_size
 from classifier.prediction import evaluate, prediction_table
 from classifier.provenance import check_synthetic
@@ -30,12 +32,12 @@ def train_run(
     """Train on the train split and the synthetic images, judge on test once, and write the run to `out`.
 
     The run appears whole at its end: config.json, metrics.jsonl (a line per evaluation), classifier.safetensors
-    (config in its metadata), evaluation.json and predictions.csv of the test split. Returns `out`. Raises
-    InputError for an `out` that exists, for synthetic sets that `check_synthetic` refuses, and where a split is
-    empty or `fit` cannot go on.
+    (config in its metadata), seen.csv (source_sha256, label and split of the train and validation images),
+    evaluation.json and predictions.csv of the test split. Returns `out`. Raises InputError for an `out` that exists,
+    for synthetic sets that `check_synthetic` refuses, and where a split is empty or `fit` cannot go on.
     """
     out = Path(out)
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, [data.root, *(images.root for images in synthetic)])
     check_synthetic(data, synthetic)
     for split in ("train", "validation", "test"):
         if data.tables[split].empty:
@@ -59,10 +61,17 @@ def train_run(
         described = _describe(data, synthetic, config, fitted.model.transform, fitted.best_step)
         write_json(folder / "config.json", described)
         save_weights(folder / WEIGHTS, fitted.model, described)
+        write_csv(folder / SEEN, _seen(data))
         probabilities = predict_probabilities(fitted.model, data.images("test"))
         write_json(folder / "evaluation.json", evaluate(probabilities, data, "test"))
         write_csv(folder / "predictions.csv", prediction_table(probabilities, data, "test"))
     return out
+
+
+def _seen(data: PreparedDataset) -> pd.DataFrame:
+    splits = ("train", "validation")
+    seen = [data.tables[split][["source_sha256", "label"]].assign(split=split) for split in splits]
+    return pd.concat(seen, ignore_index=True)
 
 
 def _describe(

@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, classification_report, conf
 
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
-from classifier import runs
+from classifier import prediction, runs
 from classifier.checkpoints import load_run
 from classifier.prediction import evaluate_run, predict_files
 from classifier.runs import train_run
@@ -32,7 +32,14 @@ def test_a_run_holds_what_the_contract_names(
     data = make_prepared()
     synthetic = make_synthetic(data)
     out = train_run(data, [synthetic], QUICK, tmp_path / "run")
-    names = ["classifier.safetensors", "config.json", "evaluation.json", "metrics.jsonl", "predictions.csv"]
+    names = [
+        "classifier.safetensors",
+        "config.json",
+        "evaluation.json",
+        "metrics.jsonl",
+        "predictions.csv",
+        "seen.csv",
+    ]
     assert sorted(path.name for path in out.iterdir()) == names
 
     config = json.loads((out / "config.json").read_text())
@@ -105,10 +112,64 @@ def test_files_of_any_shape_are_predicted_as_prepared_ones_are(
         assert list(answer["probabilities"]) == list(run.classes)
         assert list(answer["probabilities"].values()) == pytest.approx(p.tolist(), abs=1e-6)
     json.dumps(answers)
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"broken\.jpg"):
-        list(predict_files(run, [broken]))
+
+
+def test_files_that_cannot_be_read_are_named_and_the_rest_is_predicted(
+    make_prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(prediction, "note", notes.append)
+    monkeypatch.setattr(prediction, "_BATCH", 3)
+    data = make_prepared()
+    run = load_run(train_run(data, [], QUICK, tmp_path / "run"))
+    broken = [tmp_path / f"broken{i}.jpg" for i in range(4)]
+    for path in broken[:3]:
+        path.write_bytes(b"no image")  # the fourth is missing
+    good = data.paths("test")[:3]
+    alone = list(predict_files(run, good))
+    assert not notes
+    mixed = [broken[0], good[0], good[1], *broken[1:], good[2]]  # a whole batch is broken
+    for answer, expected in zip(predict_files(run, mixed), alone, strict=True):
+        assert (answer["file_name"], answer["predicted"]) == (expected["file_name"], expected["predicted"])
+        assert answer["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-6)
+    assert len(notes) == 4
+    assert all(str(path) in sentence for path, sentence in zip(broken, notes, strict=True))
+    with pytest.raises(InputError, match="None of the 4 files"):
+        list(predict_files(run, broken))
+
+
+def test_a_run_is_not_judged_on_what_it_saw(
+    make_prepared: Prepared, make_synthetic: Synthetic, tmp_path: Path
+) -> None:
+    data = make_prepared()
+    run = load_run(train_run(data, [make_synthetic(data)], QUICK, tmp_path / "run"))
+    seen = pd.read_csv(run.root / "seen.csv")
+    assert seen.columns.tolist() == ["source_sha256", "label", "split"]
+    for split in ("train", "validation"):
+        rows, table = seen[seen["split"] == split], data.tables[split]
+        assert rows[["source_sha256", "label"]].to_numpy().tolist() == (
+            table[["source_sha256", "label"]].to_numpy().tolist()
+        )
+        with pytest.raises(InputError, match=f"{len(table)} of the {len(table)} images of .*{split}"):
+            evaluate_run(run, data, split)
+    assert len(seen) == len(data.tables["train"]) + len(data.tables["validation"])
+
+    test = data.tables["test"].copy()
+    test.loc[2, "source_sha256"] = data.tables["train"]["source_sha256"][5]  # as another seed would split it
+    with pytest.raises(InputError, match=r"1 of the 35 .*\(basophil/test2\.png\)"):
+        evaluate_run(run, replace(data, tables=data.tables | {"test": test}))
+
+    made = data.tables["test"].copy()
+    made.loc[3, "source"] = "synthetic"
+    with pytest.raises(InputError, match=r"1 synthetic images \(basophil/test3\.png\)"):
+        evaluate_run(run, replace(data, tables=data.tables | {"test": made}))
+
+    (run.root / "seen.csv").write_text("")
+    with pytest.raises(InputError, match=r"seen\.csv is missing or damaged"):
+        evaluate_run(run, data)
+    (run.root / "seen.csv").unlink()
+    with pytest.raises(InputError, match=r"seen\.csv is missing or damaged"):
+        evaluate_run(run, data)
 
 
 def test_what_does_not_fit_is_refused_before_any_training(
@@ -119,7 +180,9 @@ def test_what_does_not_fit_is_refused_before_any_training(
     with pytest.raises(InputError, match="other data"):
         train_run(data, [make_synthetic(other)], QUICK, tmp_path / "run")
     with pytest.raises(InputError, match="exists already"):
-        train_run(data, [], QUICK, data.root)
+        train_run(data, [], QUICK, other.root)
+    with pytest.raises(InputError, match="is read here"):
+        train_run(data, [], QUICK, data.root.parent, overwrite=True)
     empty = replace(data, tables=data.tables | {"test": data.tables["test"].iloc[:0]})
     with pytest.raises(InputError, match=r"data/test has no images"):
         train_run(empty, [], QUICK, tmp_path / "run")

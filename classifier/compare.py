@@ -8,10 +8,10 @@ conclusion rests, `gan` minus that best cheap arm, is fixed before anything runs
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from balancer.files import read_json, write_json, write_with
 from balancer.progress import note, stage
 from classifier import evaluation, training
 from classifier.arms import ARMS, CHEAP, DEFAULT_CHEAP, FULL_DATA, GAN, Arm, full_data, gan, usable_heldout
-from classifier.jobs import Job, code_version, digest
+from classifier.jobs import Job, code_version, digest, remove_stale
 from classifier.provenance import check_synthetic
 from classifier.report import save_examples, signed, write_report
 from classifier.training import TrainingConfig
@@ -33,6 +33,13 @@ FORMAT = 1
 FEW = 10  # test images of a class, below which its own figures say little
 JOBS = "jobs"
 PREDICTIONS = "predictions.parquet"
+_TRAINING = "training"  # the kind of its jobs
+# All that a comparison writes, folders too. Hidden files outside examples/ and the jobs are nothing it would remove.
+_OWN = re.compile(
+    r"report\.(json|html)|predictions\.parquet|examples(/(real|accepted|rejected)(/[^/]+\.png)?)?"
+    r"|jobs(/training-[0-9a-f]{16}(/(job\.json|history\.json|predictions\.parquet))?)?"
+    r"|(jobs/)?\..*|.*/\.DS_Store"
+)
 Report = dict[str, Any]
 
 
@@ -52,7 +59,8 @@ def compare(
     where there are accepted synthetic images, and `full-data` where there are held-out images. `config` gives
     steps, schedule, augmentation and the first seed; loss and sampling are the arms' own. `margin`: the smallest
     macro-F1 difference worth having. An unfinished comparison at `out` goes on where it stopped; a finished one is
-    refused unless `overwrite`. Raises InputError before any training when something does not fit.
+    refused unless `overwrite`, and so is an `out` that holds anything that a comparison does not write. Raises
+    InputError before any training when something does not fit.
     """
     out = Path(out)
     config = config or TrainingConfig()
@@ -110,9 +118,7 @@ def compare(
     write_with(out / PREDICTIONS, lambda aside: predictions.to_parquet(aside, index=False))
     save_examples(data, synthetic, out / "examples")
     report = _write(out, predictions, study)
-    for folder in (out / JOBS).iterdir():  # of an earlier comparison here
-        if folder not in trainer.used:
-            shutil.rmtree(folder)
+    remove_stale(out / JOBS, _TRAINING, trainer.used)  # those of an earlier comparison here
     return report
 
 
@@ -123,12 +129,18 @@ def report_again(out: Path) -> Report:
         raise InputError(
             f"{out} is no finished comparison; run `classifier compare` with --out {out} to finish it."
         )
+    return _write(out, pd.read_parquet(out / PREDICTIONS), _read_report(out)["study"])
+
+
+def _read_report(out: Path) -> Report:
     report = read_json(out / "report.json")
+    if not isinstance(report, dict) or "study" not in report:
+        raise InputError(f"{out / 'report.json'} is not of a comparison; give another folder.")
     if report.get("format", 0) > FORMAT:
         raise InputError(
             f"{out} has report format {report['format']}, newer than this version; update hemabalance."
         )
-    return _write(out, pd.read_parquet(out / PREDICTIONS), report["study"])
+    return report
 
 
 def _write(out: Path, predictions: pd.DataFrame, study: dict[str, Any]) -> Report:
@@ -162,14 +174,23 @@ def _choose(
 
 
 def _refuse(out: Path, overwrite: bool) -> None:
-    """Raise InputError unless `out` is new, an unfinished comparison, or a finished one to overwrite."""
+    """Raise InputError unless `out` is new, an unfinished comparison, or a finished one to overwrite, and no more."""
+    if not out.exists():
+        return
     if (out / "report.json").exists():
         if not overwrite:
             raise InputError(
                 f"{out} holds a finished comparison; choose another --out or give --overwrite to replace it."
             )
-    elif out.exists() and not (out / JOBS).is_dir() and (out.is_file() or any(out.iterdir())):
+        _read_report(out)
+    elif out.is_file() or (any(out.iterdir()) and not (out / JOBS).is_dir()):
         raise InputError(f"{out} exists and is no comparison; choose another --out.")
+    inside = (path.relative_to(out).as_posix() for path in out.rglob("*"))
+    foreign = list(islice((name for name in inside if not _OWN.fullmatch(name)), 3))
+    if foreign:
+        raise InputError(
+            f"{out} holds what no comparison writes ({', '.join(foreign)}); move it away or choose another --out."
+        )
 
 
 def patients_kept_apart(data: PreparedDataset) -> bool:
@@ -211,7 +232,7 @@ class _Trainer:
             stage(f"Arm {name}, seed {i + 1} of {len(self.seeds)}")
             config = arm.config(self.config, seed)
             job = Job(
-                "training",
+                _TRAINING,
                 {
                     "arm": asdict(arm),
                     "config": asdict(config),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -50,6 +51,14 @@ class Job:
                 work(aside)
                 write_json(aside / _RECORD, {"key": self.key, "kind": self.kind, "inputs": self.inputs})
         return folder
+
+
+def remove_stale(cache_folder: Path, kind: str, used: Collection[Path]) -> None:
+    """Remove the finished jobs of `kind` that are not `used`, and nothing else that lies in the cache."""
+    for record in list(cache_folder.glob(f"{kind}-*/{_RECORD}")):
+        folder = record.parent
+        if folder not in used and not folder.is_symlink():
+            shutil.rmtree(folder)
 
 
 def digest(images: ImageStore, labels: np.ndarray) -> str:

@@ -231,6 +231,52 @@ def test_a_killed_comparison_goes_on_where_it_stopped(tmp_path, data, synthetic,
     assert len(fits) == 21
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "notes.txt",
+        "jobs/mine/photo.png",
+        "jobs/training-mine/job.json",
+        "examples/mine.png",
+        "examples/real/a.txt",
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_it_did_not_write_is_neither_removed_nor_mixed_with(
+    tmp_path, data, synthetic, fits, foreign, finished
+):
+    out = tmp_path / "report"
+    options = {"arms": ["unbalanced", "gan"], "seeds": 2}
+    if finished:
+        compare(data, [synthetic], out, **options)
+    (out / "jobs").mkdir(parents=True, exist_ok=True)
+    (out / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (out / foreign).write_text("mine")
+    done = len(fits)
+    with pytest.raises(InputError, match=rf"holds what no comparison writes \(.*{foreign}"):
+        compare(data, [synthetic], out, overwrite=True, config=TrainingConfig(steps=7), **options)
+    assert len(fits) == done and (out / foreign).read_text() == "mine"
+
+
+def test_files_of_the_file_browser_do_no_harm(tmp_path, data, synthetic, fits):
+    out = tmp_path / "report"
+    options = {"arms": ["unbalanced", "gan"], "seeds": 2}
+    first = compare(data, [synthetic], out, **options)
+    for folder in (out, out / "jobs", out / "examples" / "real", *(out / "jobs").glob("training-*")):
+        (folder / ".DS_Store").write_text("")
+    assert compare(data, [synthetic], out, overwrite=True, **options) == first
+    assert len(fits) == 4 and (out / "jobs" / ".DS_Store").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"mine": 1}'])
+def test_a_report_of_something_else_is_left_alone(tmp_path, data, synthetic, fits, content):
+    (tmp_path / "report.json").write_text(content)
+    (tmp_path / "predictions.parquet").write_text("mine")
+    with pytest.raises(InputError, match="is not of a comparison"):
+        compare(data, [synthetic], tmp_path, overwrite=True)
+    assert not fits and (tmp_path / "report.json").read_text() == content
+
+
 def test_another_synthetic_set_or_resolution_is_another_job(tmp_path, data, synthetic, fits):
     out = tmp_path / "report"
     compare(data, [synthetic], out, arms=["unbalanced", "gan"], seeds=2)

@@ -4,7 +4,7 @@ from PIL import Image
 
 from balancer.data import ImageStore
 from balancer.files import write_text
-from classifier.jobs import Job, code_version, digest
+from classifier.jobs import Job, code_version, digest, remove_stale
 
 
 def test_a_job_runs_once(tmp_path):
@@ -37,6 +37,20 @@ def test_a_job_that_breaks_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Job("training", {}).run(tmp_path, work)
     assert not list(tmp_path.iterdir())
+
+
+def test_only_finished_jobs_that_are_not_used_are_removed(tmp_path):
+    used, stale, other = (
+        Job(kind, {"seed": seed}).run(tmp_path, lambda folder: None)
+        for kind, seed in (("training", 1), ("training", 2), ("other", 1))
+    )
+    (tmp_path / "training-notes").mkdir()
+    (tmp_path / "training-notes" / "mine.txt").write_text("kept")
+    (tmp_path / ".DS_Store").write_text("kept")
+    remove_stale(tmp_path, "training", {used})
+    kept = {used.name, other.name, "training-notes", ".DS_Store"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert not stale.exists() and (tmp_path / "training-notes" / "mine.txt").exists()
 
 
 def test_digest_sees_pixels_labels_order_and_resolution(tmp_path):

@@ -21,7 +21,9 @@ def read_prepared_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}); prepare the dataset again.") from None
+        raise InputError(
+            f"{path} cannot be read as an image ({error}); remove it or make the folder again."
+        ) from None
 
 
 class ImageStore:
@@ -46,7 +48,7 @@ class ImageStore:
             if image.shape != pixels.shape[1:]:
                 raise InputError(
                     f"{path} is {image.shape[1]}×{image.shape[0]} where {self.resolution}×{self.resolution} "
-                    "was expected; prepare the dataset again."
+                    "was expected; remove it or make the folder again."
                 )
             pixels[position] = image
 

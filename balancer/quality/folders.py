@@ -66,23 +66,29 @@ def judge_folders(
 ) -> dict[str, Judgement]:
     """Judge every class folder of `synthetic` against the same class of `real`.
 
-    Either is a prepared dataset, a synthetic set (of both, `train/` is judged) or a folder of class folders.
-    Raises InputError when a class is unknown, or sizes differ.
+    Either is a prepared dataset, a synthetic set (of both, `train/` is judged) or a folder of class folders. Empty
+    folders of `synthetic` are passed over with a note. Raises InputError when a class is unknown, or sizes differ.
     """
     real, synthetic = Path(real), Path(synthetic)
     prepared = (real / "dataset.json").is_file()
     reference = PreparedDataset.load(real) if prepared else ClassFolders.load(real)
     in_set = (synthetic / "dataset.json").is_file()
+    if in_set and not _image_paths(synthetic / "train"):
+        raise InputError(
+            f"{synthetic / 'train'} holds no images: none of this set passed the gate (its gate.json says why), so "
+            "there is nothing to judge."
+        )
     images = ClassFolders.load(synthetic / "train" if in_set else synthetic)
     if images.resolution != reference.resolution:
         raise InputError(
             f"The images in {synthetic} are {images.resolution} px wide and those in {real} {reference.resolution} px; "
             "prepare both at one resolution."
         )
-    alone = [label for label in reference.classes if label not in images.classes]
+    found = {label: images.images_of(label, ("train",))[0] for label in images.classes}
+    candidates = {label: pixels for label, pixels in found.items() if len(pixels)}
+    alone = sorted({*reference.classes, *images.classes} - candidates.keys())
     if alone:
-        note(f"No synthetic images of {', '.join(alone)} in {synthetic}; these classes are not judged.")
-    candidates = {label: images.images_of(label, ("train",))[0] for label in images.classes}
+        note(f"No synthetic images of {', '.join(alone)} in {synthetic}; not judged.")
     return judge_candidates(reference, candidates, extractor, seed)
 
 

@@ -33,8 +33,8 @@ def test_indexed_like_an_array_in_memory_and_on_disk(stored, monkeypatch, limit:
 
 def test_wrong_size_and_damage_get_a_sentence(stored) -> None:
     paths, _ = stored
-    with pytest.raises(InputError, match="16×16 where 32×32"):
+    with pytest.raises(InputError, match="16×16 where 32×32 was expected; remove it"):
         ImageStore(paths, 32)
     paths[2].write_bytes(paths[2].read_bytes()[:100])
-    with pytest.raises(InputError, match="prepare the dataset again"):
+    with pytest.raises(InputError, match="remove it or make the folder again"):
         read_prepared_image(paths[2])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from balancer.errors import InputError
+from balancer.files import write_json
 from balancer.quality import kid
 from balancer.quality.features import inception
 from balancer.quality.folders import judge_folders
@@ -20,6 +22,7 @@ from balancer.quality.gate import Judgement, gate_document, judge_candidates, lo
 from balancer.quality.reference import choose_reference
 
 SIZE = 32
+T = TypeVar("T")
 
 
 def cells(label: str, n: int, seed: int) -> np.ndarray:
@@ -202,6 +205,55 @@ def test_folders_that_do_not_fit_get_a_sentence(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=sentence):
             judge_folders(tmp_path / "real", tmp_path / name, Pooled())
+
+
+class Heard:
+    """A display that keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def track(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+        yield from iterable
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def stage(self, name: str) -> None:
+        pass
+
+
+def test_empty_folders_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard()
+    monkeypatch.setattr("balancer.progress._display", heard)
+    for side, seed in (("real", 1), ("synthetic", 2)):
+        for label in "ab":
+            write(tmp_path / side / label, cells(label, 20, seed=seed))
+        (tmp_path / side / f"empty {side}").mkdir()
+    judgements = judge_folders(tmp_path / "real", tmp_path / "synthetic", Pooled())
+    assert set(judgements) == {"a", "b"}
+    assert any("No synthetic images of empty real, empty synthetic" in sentence for sentence in heard.notes)
+
+
+def test_a_set_where_nothing_passed_gets_a_sentence(tmp_path: Path) -> None:
+    write(tmp_path / "real" / "a", cells("a", 20, seed=1))
+    (tmp_path / "synthetic" / "train" / "a").mkdir(parents=True)
+    write_json(tmp_path / "synthetic" / "dataset.json", {"format": 1, "kind": "synthetic"})
+    with pytest.raises(InputError, match="none of this set passed the gate"):
+        judge_folders(tmp_path / "real", tmp_path / "synthetic", Pooled())
+
+
+def test_bad_images_in_plain_folders_get_a_sentence_that_fits(tmp_path: Path) -> None:
+    for side in ("real", "synthetic"):
+        write(tmp_path / side / "a", cells("a", 20, seed=1))
+    bad = tmp_path / "synthetic" / "a" / "7.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="7.png cannot be read.*remove it or make the folder again"):
+        judge_folders(tmp_path / "real", tmp_path / "synthetic", Pooled())
+    Image.new("RGB", (40, 32)).save(bad)
+    with pytest.raises(InputError, match="7.png is 40×32 where 32×32.*remove it or make the folder again"):
+        judge_folders(tmp_path / "real", tmp_path / "synthetic", Pooled())
 
 
 def pbc(real_data: Path, label: str, n: int) -> np.ndarray:

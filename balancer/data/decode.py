@@ -48,6 +48,15 @@ def decode(path: Path) -> np.ndarray:
         raise InputError(f"{path} cannot be read as an image ({error or type(error).__name__}).") from None
 
 
+def stated_source(path: Path) -> str | None:
+    """What an image says of its own source in its text chunk `source`: "synthetic", "rendered"; None where nothing."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("source") if image.format == "PNG" else None
+    except Exception:  # as in `decode`: whatever is wrong with the file is said there
+        return None
+
+
 def image_size(path: Path) -> tuple[int, int] | None:
     """Width and height from the file's header, or None where `decode` would refuse or needs another reader."""
     try:
@@ -108,7 +117,7 @@ def _deep_tiff(path: Path) -> np.ndarray:
         raise InputError(f"{path} has {pixels.shape} samples, where grey or RGB pixels were expected.")
     colour = pixels[..., : 3 if pixels.shape[2] >= 3 else 1]
     wide = np.broadcast_to(colour, (*colour.shape[:2], 3))
-    return wide if wide.dtype == np.uint8 else wide.astype(np.float32)
+    return wide if wide.dtype == np.uint8 else np.nan_to_num(wide.astype(np.float32))
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

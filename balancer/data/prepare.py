@@ -16,18 +16,21 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from balancer.data.dataset import COLUMNS, FORMAT, SPLITS, fingerprint
-from balancer.data.decode import Crop, decode, image_size, make_square, to_8_bits, white_level
-from balancer.data.sources import MASKS, SPLIT_NAMES, open_source, some
+from balancer.data.decode import Crop, decode, image_size, make_square, stated_source, to_8_bits, white_level
+from balancer.data.sources import MASKS, SPLIT_NAMES, open_source
 from balancer.data.splits import (
     RATIOS,
     STUDY_SPLITS,
     assign_splits,
+    few_images,
     join_groups,
     long_tail_limits,
     thin,
 )
+from balancer.data.wording import lines, number, some
 from balancer.errors import InputError, unknown_name
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from balancer.imaging.duplicates import describe, pairs_of_described
@@ -36,6 +39,8 @@ from balancer.progress import note, stage, track
 RESOLUTIONS = (32, 64, 128, 224)
 _LEAST, _MOST = 16, 1024
 _UNSORTED = "unsorted"
+_PATIENT = "patient_id"
+_NEARLY_ALL = 0.99  # of an image's values, within 5 of black or of white
 T = TypeVar("T")
 S = TypeVar("S")
 
@@ -69,6 +74,8 @@ class _Decoded:
     pixel_sha256: str  # of the decoded pixels at full size
     source_width: int
     source_height: int
+    source: str  # real | rendered
+    flat: bool  # a deep image that the common scaling made nearly all black or all white
     described: np.ndarray  # for near-duplicates
 
 
@@ -95,10 +102,12 @@ def prepare(
     Images become `resolution`×`resolution` RGB PNGs, cropped to the centre square or padded, never stretched;
     without `resolution` the largest of 32, 64, 128 and 224 px that no image falls short of. Deep images (16 bits)
     share one scaling. Exact duplicates of one label are kept once. Images that share a value in a column of
-    `group_by`, and near-duplicates, form a group, which lies in one of train, validation and test. `limits` (label
-    to number) and `long_tail` (imbalance ratio) thin train, and validation in proportion; what they remove goes to
-    heldout. With `keep_splits` the source's own splits stay as they are. A bad image is named and skipped, or
-    stops the run. The same seed gives the same dataset. Raises InputError; then nothing is written.
+    `group_by` (without it: in the column patient_id, where the source has one), and near-duplicates, form a group,
+    which lies in one of train, validation and test. `limits` (label to number) and `long_tail` (imbalance ratio) thin
+    train, and validation in proportion; what they remove goes to heldout. With `keep_splits` the source's own splits
+    stay as they are. A bad image is named and skipped, or stops the run. An image whose text chunk `source` says
+    synthetic always stops it; images that say rendered make the dataset a rendered one, whatever the metadata say.
+    The same seed gives the same dataset. Raises InputError; then nothing is written.
     """
     source, out = Path(source), Path(out)
     _check_options(source, out, resolution, limits or {}, long_tail, ratios)
@@ -107,15 +116,19 @@ def prepare(
     with open_source(source, label_column, mapping) as opened, new_directory(out, overwrite) as aside:
         notes = list(opened.notes)
         _check_names(opened.table, group_by, limits or {})
+        if not group_by and _PATIENT in opened.table and opened.table[_PATIENT].notna().any():
+            group_by = (_PATIENT,)
+            notes.append("Images of one patient_id form a group, as with --group-by patient_id.")
         if resolution is None:
             resolution = _choose_resolution(opened.table["path"].tolist())
             notes.append(f"A resolution of {resolution} px was chosen from the sizes of the images.")
         (aside / _UNSORTED).mkdir()
         table, described, skipped = _decode_all(
-            opened.table, aside / _UNSORTED, resolution, crop, on_bad_image, notes
+            opened.table, opened.kind, aside / _UNSORTED, resolution, crop, on_bad_image, notes
         )
         classes = tuple(sorted(opened.table["label"].unique()))
         _check_classes(source, classes, table, skipped, notes)
+        kind = _kind(source, table)
 
         near = [(i, j) for i, j, _ in pairs_of_described(described)]
         columns = [table[column].to_numpy() for column in (*group_by, "pixel_sha256")]
@@ -128,7 +141,6 @@ def prepare(
 
         splits, kept = _split(table, keep_splits, ratios, seed, notes)
         table["split"] = _thin(table, splits, limits or {}, long_tail, seed, notes)
-        table["source"] = opened.kind
         table["file_name"] = _file_names(table)
         if "um_per_pixel" in table:
             table["um_per_pixel"] = _rescaled(table, resolution, crop)
@@ -137,13 +149,14 @@ def prepare(
         _write_tables(aside, table, opened.table)
         sizes = table.groupby(["split", "label"]).size()
         counts = {s: {label: int(sizes.get((s, label), 0)) for label in classes} for s in SPLITS}
+        notes.extend(few_images(counts))
         identity = fingerprint(zip(table["split"], table["label"], table["source_sha256"], strict=True))
         info = {
             "format": FORMAT,
             "kind": "prepared",
             "classes": list(classes),
             "resolution": resolution,
-            "source": opened.kind,
+            "source": kind,
             "counts": counts,
             "splits": {
                 "seed": seed,
@@ -158,6 +171,7 @@ def prepare(
             "licence": licence,
             "fingerprint": identity,
             "origin": str(source.absolute()),
+            "skipped": [{"source_file": file, "reason": reason} for file, reason in skipped],
             "notes": notes,
         }
         write_json(aside / "dataset.json", info)
@@ -167,7 +181,7 @@ def prepare(
         root=out,
         classes=classes,
         resolution=resolution,
-        source=opened.kind,
+        source=kind,
         fingerprint=identity,
         counts=counts,
         skipped=skipped,
@@ -202,7 +216,9 @@ def _check_options(
 
 
 def _check_names(table: pd.DataFrame, group_by: Sequence[str], limits: Mapping[str, int]) -> None:
-    known = [str(column) for column in table if column not in {"path", "mask", "label", "source_file"}]
+    known = [
+        str(column) for column in table if column not in {"path", "mask", "label", "source_file", "split"}
+    ]
     for column in group_by:
         if column not in known:
             raise unknown_name("column", column, known)
@@ -230,6 +246,7 @@ def _in_threads(function: Callable[[T], S], items: Sequence[T], description: str
 
 def _decode_all(
     table: pd.DataFrame,
+    kind: str,
     folder: Path,
     resolution: int,
     crop: Crop,
@@ -238,53 +255,78 @@ def _decode_all(
 ) -> tuple[pd.DataFrame, np.ndarray, list[tuple[str, str]]]:
     """Decode every image and write it to `folder/<row>.png`; deep ones in a second pass, with one white level.
 
-    Returns the rows that could be read, with the column `row` and what `_Decoded` holds; the images' descriptions;
-    and the files skipped with the reasons.
+    `kind` (real or rendered) holds for the images that say nothing of themselves; the PNG of a rendered image says it
+    in turn. Returns the rows that could be read, with the column `row` and what `_Decoded` holds; the images'
+    descriptions; and the files skipped with the reasons. Raises InputError for an image that says synthetic.
     """
-    paths = table["path"].tolist()
+    paths, files = table["path"].tolist(), table["source_file"].tolist()
 
     def read(row: int, white: float | None = None) -> _Decoded | float | InputError:
+        stated = stated_source(paths[row])
+        if stated == "synthetic":
+            raise InputError(
+                f"{files[row]} is a synthetic image, as the file itself says; leave it out: synthetic images stay in "
+                "their synthetic set."
+            )
         try:
             pixels = decode(paths[row])
         except InputError as error:
             if on_bad_image == "stop":
                 raise
             return error
+        flat = False
         if pixels.dtype != np.uint8:
             if white is None:
                 return white_level(pixels)
             pixels = to_8_bits(pixels, white)
+            flat = bool(max((pixels <= 5).mean(), (pixels >= 250).mean()) > _NEARLY_ALL)
         square = make_square(pixels, resolution, crop)
-        Image.fromarray(square).save(folder / f"{row}.png", compress_level=1)  # 7 % larger, twice as fast
+        origin = "rendered" if stated == "rendered" else kind
+        text = PngInfo()
+        if origin == "rendered":
+            text.add_text("source", origin)
+        file = folder / f"{row}.png"
+        Image.fromarray(square).save(file, pnginfo=text, compress_level=1)  # 7 % larger, twice as fast
         height, width = pixels.shape[:2]
         return _Decoded(
             source_sha256=hashlib.sha256(paths[row].read_bytes()).hexdigest(),
             pixel_sha256=hashlib.sha256(b"%d %d " % (width, height) + pixels.tobytes()).hexdigest(),
             source_width=width,
             source_height=height,
+            source=origin,
+            flat=flat,
             described=describe(square[None])[0],
         )
 
     results = _in_threads(read, range(len(paths)), "Reading images")
     levels = {row: result for row, result in enumerate(results) if isinstance(result, float)}
     if levels:
-        white = max(levels.values())
-        notes.append(
-            f"{len(levels)} images are deeper than 8 bits; all were scaled alike, {white:g} to white."
-        )
+        brightest = max(levels, key=lambda row: levels[row])
+        white = levels[brightest]
+        are = number(len(levels), "image is", "images are")
+        notes.append(f"{are} deeper than 8 bits; all were scaled alike, {white:g} to white.")
         second = _in_threads(lambda row: read(row, white), list(levels), "Scaling deep images")
         for row, result in zip(levels, second, strict=True):
             results[row] = result
+        flat = [files[row] for row in levels if isinstance(one := results[row], _Decoded) and one.flat]
+        if flat:
+            became = number(len(flat), "deep image became", "deep images became")
+            notes.append(
+                f"{became} nearly all black or all white by the common scaling, whose white is from "
+                f"{files[brightest]}; leave out the images of another scale:{lines(flat)}"
+            )
     decoded = {row: result for row, result in enumerate(results) if isinstance(result, _Decoded)}
-    files = table["source_file"].tolist()
     skipped = [
-        (files[row], str(result)) for row, result in enumerate(results) if isinstance(result, InputError)
+        (files[row], str(result).replace(str(paths[row]), files[row]))
+        for row, result in enumerate(results)
+        if isinstance(result, InputError)
     ]
     if skipped:
-        first = f"first: {skipped[0][1]}"
-        notes.append(f"{_images(len(skipped))} skipped, being unreadable; {first}")
+        notes.append(
+            f"{_images(len(skipped))} skipped, being unreadable:{lines([reason for _, reason in skipped])}"
+        )
     table = table.iloc[list(decoded)].reset_index(drop=True).assign(row=list(decoded))
-    for name in ("source_sha256", "pixel_sha256", "source_width", "source_height"):
+    for name in ("source_sha256", "pixel_sha256", "source_width", "source_height", "source"):
         table[name] = [getattr(one, name) for one in decoded.values()]
     small = int((table[["source_width", "source_height"]].min(axis=1) < resolution).sum())
     if small:
@@ -295,7 +337,19 @@ def _decode_all(
 
 
 def _images(n: int) -> str:
-    return "1 image was" if n == 1 else f"{n} images were"
+    return number(n, "image was", "images were")
+
+
+def _kind(source: Path, table: pd.DataFrame) -> str:
+    """Whether the images are real or rendered; InputError for a mixture."""
+    kinds = sorted(set(table["source"]))
+    if len(kinds) > 1:
+        rendered = table.loc[table["source"] == "rendered", "source_file"].tolist()
+        raise InputError(
+            f"{source} mixes real and rendered images (rendered, as the files say: {some(rendered)}); prepare each in "
+            "a dataset of its own."
+        )
+    return str(kinds[0])
 
 
 def _check_classes(
@@ -322,7 +376,8 @@ def _exact_duplicates(table: pd.DataFrame, notes: list[str]) -> dict[int, int]:
     if duplicates:
         files = table["source_file"]
         named = some([f"{files[i]} = {files[j]}" for i, j in duplicates.items()])
-        notes.append(f"{_images(len(duplicates))} left out as exact duplicates, one of each kept: {named}.")
+        as_what = "an exact duplicate" if len(duplicates) == 1 else "exact duplicates"
+        notes.append(f"{_images(len(duplicates))} left out as {as_what}, one of each kept: {named}.")
     return duplicates
 
 
@@ -366,7 +421,7 @@ def _split(
         return splits, False
     if own.isna().any():
         raise InputError(
-            f"--keep-splits: {own.isna().sum()} images name no split; use folders train, validation and test, or a "
+            f"--keep-splits: {number(int(own.isna().sum()), 'image names', 'images name')} no split; use folders train, validation and test, or a "
             "column split."
         )
     strange = sorted(set(own) - set(SPLITS))
@@ -392,7 +447,8 @@ def _split(
     across = pd.Series(splits[study]).groupby(groups[study]).nunique()
     if (across > 1).any():
         notes.append(
-            f"The source's own splits separate {int((across > 1).sum())} groups or pairs of duplicates; "
+            "The source's own splits separate "
+            f"{number(int((across > 1).sum()), 'group or pair', 'groups or pairs')} of duplicates; "
             "`balancer inspect` lists them."
         )
     return splits, True
@@ -416,7 +472,7 @@ def _thin(
     thinned = thin(labels, splits, wanted, seed)
     moved = int((thinned != splits).sum())
     if moved:
-        notes.append(f"{moved} images of thinned classes lie in heldout.")
+        notes.append(f"{number(moved, 'image', 'images')} of thinned classes went to heldout.")
     return thinned
 
 
@@ -494,7 +550,7 @@ def _write_images(
     rows = list(table[table["mask"].notna()].itertuples())
     bad = [reason for reason in _in_threads(write_mask, rows, "Writing masks") if reason]
     if bad:
-        notes.append(f"{len(bad)} masks were left out; first: {bad[0]}")
+        notes.append(f"{number(len(bad), 'mask was', 'masks were')} left out:{lines(bad)}")
     return len(rows) - len(bad)
 
 

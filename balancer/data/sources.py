@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from balancer.data.wording import number, some
 from balancer.errors import InputError, unknown_name
 
 IMAGE_SUFFIXES = {
@@ -126,15 +127,12 @@ def _read_labelled(folder: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
                 rows.append((here / name, prefix + relative.as_posix(), relative.parts[0]))
     notes = []
     if others:
-        notes.append(f"{len(others)} files are no images by their suffix and were left out: {some(others)}.")
+        are = number(len(others), "file is no image by its", "files are no images by their")
+        notes.append(f"{are} suffix; left out: {some(others)}.")
     if loose:
-        notes.append(f"{len(loose)} images lie in no class folder and were left out: {some(loose)}.")
+        lie = number(len(loose), "image lies", "images lie")
+        notes.append(f"{lie} in no class folder; left out: {some(loose)}.")
     return pd.DataFrame(rows, columns=["path", "source_file", "label"], dtype=object), notes
-
-
-def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, for a sentence."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def _read_table(path: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
@@ -157,9 +155,10 @@ def _read_table(path: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
             f"{path} has no column file_name (its columns: {', '.join(map(str, table.columns)) or 'none'})."
         )
     unnamed = table["file_name"].isna()
-    notes = (
-        [f"{unnamed.sum()} rows of {path.name} have no file_name and were left out."] if unnamed.any() else []
-    )
+    notes = []
+    if unnamed.any():
+        have = f"row of {path.name} has", f"rows of {path.name} have"
+        notes.append(f"{number(int(unnamed.sum()), *have)} no file_name; left out.")
     table = table[~unnamed].reset_index(drop=True)
     names = table["file_name"].str.replace("\\", "/")
     table["path"] = pd.Series([path.parent / name for name in names], dtype=object)
@@ -177,9 +176,8 @@ def _read_table(path: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
     ]
     if unlisted:
         names_of = [p.relative_to(path.parent).as_posix() for p in sorted(unlisted)]
-        notes.append(
-            f"{len(unlisted)} images are not listed in {path.name} and were left out: {some(names_of)}."
-        )
+        are = number(len(unlisted), "image is", "images are")
+        notes.append(f"{are} not listed in {path.name}; left out: {some(names_of)}.")
     return table.drop(columns="file_name"), notes
 
 
@@ -278,7 +276,8 @@ def _finish(
     if unlabelled.all():
         raise InputError(f"{path} names no label for any image; give --label-column or use class folders.")
     if unlabelled.any():
-        notes = [*notes, f"{unlabelled.sum()} images have no label and were left out."]
+        have = number(int(unlabelled.sum()), "image has", "images have")
+        notes = [*notes, f"{have} no label; left out: {some(table.loc[unlabelled, 'source_file'].tolist())}."]
         table = table[~unlabelled].reset_index(drop=True)
     classes = sorted(table["label"].unique())
     for label in classes:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from balancer.data.wording import number
 from balancer.imaging.duplicates import clusters
 
 RATIOS = (0.70, 0.15, 0.15)
 STUDY_SPLITS = ("train", "validation", "test")
+FEW = 10
 
 
 def join_groups(columns: Sequence[np.ndarray], pairs: Sequence[tuple[int, ...]], n: int) -> np.ndarray:
@@ -66,8 +68,8 @@ def assign_splits(
             for group in members[assigned[members] < 0]:
                 assign(group, 0)
             notes.append(
-                f"Class {classes[c]} has {_number(int(images[c]), 'image')} in {_number(len(members), 'group')}, too few for "
-                f"{len(wanted)} splits; it is in train as far as its groups are free."
+                f"Class {classes[c]} has {number(int(images[c]), 'image', 'images')} in "
+                f"{number(len(members), 'group', 'groups')}, too few for {len(wanted)} splits; it is in train as far as its groups are free."
             )
             continue
         for position, group in enumerate(members):
@@ -86,10 +88,6 @@ def assign_splits(
     return np.array(STUDY_SPLITS, dtype=object)[assigned[group_index]], notes
 
 
-def _number(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def long_tail_limits(counts: Mapping[str, int], ratio: float) -> dict[str, int]:
     """Exponential profile (Cui et al. 2019): class k of K by size keeps n_max·ratio^(−k/(K−1)) images, at least 1.
 
@@ -102,6 +100,20 @@ def long_tail_limits(counts: Mapping[str, int], ratio: float) -> dict[str, int]:
         label: min(counts[label], max(1, round(largest * ratio ** (-k / last))))
         for k, label in enumerate(order)
     }
+
+
+def few_images(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Sentences on classes with fewer than 10 images in train or in test, by counts {split: {class: n}}."""
+    meaning = {
+        "train": "little can be learned of them, and a generator may only copy them",
+        "test": "a single image moves their results by a tenth or more, and no interval will be narrow",
+    }
+    sentences = []
+    for split, consequence in meaning.items():
+        few = [f"{label} ({n})" for label, n in counts[split].items() if 0 < n < FEW]
+        if few:
+            sentences.append(f"Fewer than {FEW} images in {split}: {', '.join(few)}; {consequence}.")
+    return sentences
 
 
 def thin(

@@ -5,11 +5,13 @@ import importlib
 import json
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from balancer.data.dataset import SPLITS, PreparedDataset, fingerprint
 from balancer.data.prepare import prepare
@@ -127,6 +129,27 @@ def test_groups_and_near_duplicates_stay_on_one_side(source: Path, tmp_path: Pat
         assert (rows.groupby(column)["split"].nunique() == 1).all()
 
 
+@pytest.mark.parametrize("keep_splits", [False, True])
+def test_patients_are_groups_without_being_asked_for(source: Path, tmp_path: Path, keep_splits: bool) -> None:
+    names = [p.relative_to(source).as_posix() for p in sorted(source.rglob("*.png"))]
+    columns = {"patient_id": [f"P{i // 3}" for i in range(30)], "slide": [f"S{i}" for i in range(30)]}
+    splits = [("train", "test", "validation")[i % 3] for i in range(30)]
+    pd.DataFrame({"file_name": names, **columns, "split": splits}).to_csv(
+        source / "metadata.csv", index=False
+    )
+    summary = prepare(source, tmp_path / "out", keep_splits=keep_splits)
+    data = PreparedDataset.load(tmp_path / "out")
+    rows = by_file(data)
+    assert set(rows["group"]) == {f"patient_id=P{i}" for i in range(10)}
+    assert any("one patient_id form a group" in sentence for sentence in summary.notes)
+    assert data.info["splits"]["group_by"] == ["patient_id"]
+    apart = (rows.groupby("patient_id")["split"].nunique() > 1).sum()
+    assert apart == (10 if keep_splits else 0)
+    assert keep_splits == any("10 groups or pairs" in sentence for sentence in summary.notes)
+    prepare(source, tmp_path / "slides", group_by=["slide"])
+    assert by_file(PreparedDataset.load(tmp_path / "slides"))["group"].str.startswith("slide=").all()
+
+
 def test_exact_duplicates_and_conflicting_labels(source: Path, tmp_path: Path) -> None:
     Image.open(source / "a/3.png").save(source / "a/again.bmp")
     Image.open(source / "a/5.png").save(source / "b/other.png")
@@ -231,6 +254,38 @@ def test_rendered_images_are_marked_and_never_mixed(source: Path, tmp_path: Path
         prepare(source, tmp_path / "mixed")
 
 
+def say(files: list[Path], source: str) -> None:
+    """Write `source` into each PNG, as the renderer and `synth` do."""
+    text = PngInfo()
+    text.add_text("source", source)
+    for file in files:
+        Image.open(file).save(file, pnginfo=text)
+
+
+@pytest.mark.parametrize("on_bad_image", ["skip", "stop"])
+def test_synthetic_images_are_refused_by_what_they_say(
+    source: Path, tmp_path: Path, on_bad_image: Literal["skip", "stop"]
+) -> None:
+    say([source / "a/7.png"], "synthetic")
+    with pytest.raises(InputError, match="a/7.png is a synthetic image"):
+        prepare(source, tmp_path / "out", on_bad_image=on_bad_image)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rendered_images_say_so_themselves(source: Path, tmp_path: Path) -> None:
+    say(sorted(source.rglob("*.png")), "rendered")
+    assert prepare(source, tmp_path / "out").source == "rendered"
+    data = PreparedDataset.load(tmp_path / "out")
+    assert data.source == "rendered" and set(by_file(data)["source"]) == {"rendered"}
+    for file in tmp_path.glob("out/*/metadata.csv"):  # the prepared images alone
+        file.unlink()
+    (tmp_path / "out/dataset.json").unlink()
+    assert prepare(tmp_path / "out", tmp_path / "again").source == "rendered"
+    Image.fromarray(picture(99)).save(source / "b/real.png")
+    with pytest.raises(InputError, match="mixes real and rendered"):
+        prepare(source, tmp_path / "mixed")
+
+
 def test_mixed_formats_sizes_and_depths(source: Path, tmp_path: Path) -> None:
     bright = np.full((50, 40), 4000, dtype=np.uint16)
     bright[:25] = 1000
@@ -248,6 +303,18 @@ def test_mixed_formats_sizes_and_depths(source: Path, tmp_path: Path) -> None:
     assert levels["a/deep1.png"] == 255 and abs(int(levels["b/deep2.tif"]) - 128) <= 2
     assert any("scaled alike" in sentence for sentence in summary.notes)
     assert rows.loc["b/grey.jpg", "source_width"] == 33
+
+
+def test_what_the_common_scaling_blackens_is_named(source: Path, tmp_path: Path) -> None:
+    for i, top in enumerate((0.5, 1.0, 1e9)):
+        pixels = picture(70 + i)[..., 0].astype(np.float32) / 255 * top
+        Image.fromarray(pixels).save(source / f"a/float{i}.tif")
+    notes = prepare(source, tmp_path / "out").notes
+    named = next(sentence for sentence in notes if "nearly all black" in sentence)
+    assert named.startswith("2 deep images became") and "from a/float2.tif" in named
+    assert named.splitlines()[1:] == ["  a/float0.tif", "  a/float1.tif"]
+    (source / "a/float2.tif").unlink()
+    assert not any("nearly all black" in n for n in prepare(source, tmp_path / "fine").notes)
 
 
 def test_scale_follows_the_pixels(source: Path, tmp_path: Path) -> None:
@@ -298,6 +365,18 @@ def test_bad_images_are_named_skipped_and_counted(source: Path, tmp_path: Path) 
     assert not (tmp_path / "stop").exists()
 
 
+def test_all_bad_images_are_named(source: Path, tmp_path: Path) -> None:
+    bad = [f"b/bad{i:02d}.png" for i in range(23)]
+    for name in bad:
+        (source / name).write_text("no image")
+    summary = prepare(source, tmp_path / "out")
+    named = next(sentence for sentence in summary.notes if "skipped" in sentence).splitlines()
+    assert named[0] == "23 images were skipped, being unreadable:"
+    assert named[1:] == [*(f"  {name} is no image that can be read." for name in bad[:20]), "  … and 3 more."]
+    recorded = PreparedDataset.load(tmp_path / "out").info["skipped"]
+    assert [one["source_file"] for one in recorded] == bad and all(one["reason"] for one in recorded)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -307,7 +386,7 @@ def test_bad_images_are_named_skipped_and_counted(source: Path, tmp_path: Path) 
         ({"long_tail": 0.5}, "--long-tail 0.5"),
         ({"resolution": 0}, "resolution of 0"),
         ({"resolution": 100_000}, "resolution of 100000"),
-        ({"group_by": ["patient"]}, "no column 'patient'"),
+        ({"group_by": ["patient"]}, "no column 'patient'; known: none"),
         ({"label_column": "subtype"}, "no column 'subtype'"),
         ({"mapping": Path("none.csv")}, "none.csv does not exist"),
         ({"ratios": (0.5, 0.5, 0.0)}, "ratios"),
@@ -377,8 +456,28 @@ def test_interruption_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_a_class_with_three_images(tmp_path: Path) -> None:
-    counts = prepare(folders(tmp_path / "s", {"a": 12, "b": 3}), tmp_path / "out").counts
-    assert [counts[s]["b"] for s in SPLITS] == [1, 1, 1, 0]
+    summary = prepare(folders(tmp_path / "s", {"a": 80, "b": 3}), tmp_path / "out")
+    assert [summary.counts[s]["b"] for s in SPLITS] == [1, 1, 1, 0]
+    for split in ("train", "test"):
+        assert any(n.startswith(f"Fewer than 10 images in {split}: b (1);") for n in summary.notes)
+
+
+def test_one_of_a_kind_is_written_in_the_singular(source: Path, tmp_path: Path) -> None:
+    Image.open(source / "a/3.png").save(source / "a/again.bmp")
+    (source / "a/notes.txt").write_text("x")
+    Image.fromarray(picture(90)).save(source / "loose.png")
+    (source / "b/text.png").write_text("no image")
+    (source / "masks/a").mkdir(parents=True)
+    Image.new("L", (20, 20)).save(source / "masks/a/0.png")
+    notes = " ".join(prepare(source, tmp_path / "out", resolution=64, keep_splits=False).notes)
+    for sentence in (
+        "1 file is no image by its suffix; left out: a/notes.txt.",
+        "1 image lies in no class folder; left out: loose.png.",
+        "1 image was skipped, being unreadable:",
+        "1 image was left out as an exact duplicate,",
+        "1 mask was left out:",
+    ):
+        assert sentence in notes
 
 
 def test_real_masks_keep_their_levels(real_data: Path, tmp_path: Path) -> None:

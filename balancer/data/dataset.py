@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,13 @@ from balancer.files import read_json
 FORMAT = 1
 SPLITS = ("train", "validation", "test", "heldout")
 COLUMNS = ("file_name", "label", "group", "source", "source_sha256")
+Kind = Literal["prepared", "synthetic"]
+_NAMES = {"prepared": "prepared dataset", "synthetic": "synthetic set"}
+_MAKE = {"prepared": "balancer prepare", "synthetic": "balancer synth"}
+_FIELDS: dict[str, dict[str, type]] = {
+    "prepared": {"classes": list, "resolution": int, "source": str, "fingerprint": str},
+    "synthetic": {"resolution": int, "data.source": str, "data.fingerprint": str},
+}
 
 
 def fingerprint(rows: Iterable[tuple[str, str, str]]) -> str:
@@ -43,24 +50,35 @@ class PreparedDataset:
 
     @classmethod
     def load(cls, root: Path) -> PreparedDataset:
-        """Open a prepared dataset; raise InputError when it is none, is newer than this code, or is damaged."""
+        """Open a prepared dataset.
+
+        Raises InputError when it is none, is newer than this code, is damaged, or when the rows of its tables are no
+        longer those that `prepare` wrote: they must give the fingerprint in `dataset.json` again.
+        """
         root = Path(root)
-        if not (root / "dataset.json").is_file():
+        info = read_description(root, "prepared")
+        classes = tuple(map(str, info["classes"]))
+        tables = {split: read_table(root / split / "metadata.csv") for split in SPLITS}
+        for split, table in tables.items():
+            unknown = sorted(set(table["label"]) - set(classes))
+            if unknown:
+                raise InputError(
+                    f"{root / split / 'metadata.csv'} has the label '{unknown[0]}', which dataset.json does not know "
+                    f"({', '.join(classes)}); prepare the dataset again."
+                )
+        rows = pd.concat([table.assign(split=split) for split, table in tables.items()])
+        if (
+            fingerprint(zip(rows["split"], rows["label"], rows["source_sha256"], strict=True))
+            != info["fingerprint"]
+        ):
             raise InputError(
-                f"{root} is no prepared dataset (no dataset.json); make one with `balancer prepare`."
+                f"{root}/*/metadata.csv was changed after `balancer prepare`: its rows do not give the fingerprint in "
+                "dataset.json; prepare the dataset again."
             )
-        info = read_json(root / "dataset.json")
-        if info.get("format", 0) > FORMAT:
-            raise InputError(
-                f"{root} has dataset format {info['format']}, this version reads up to {FORMAT}; update hemabalance."
-            )
-        if info.get("kind") != "prepared":
-            raise InputError(f"{root} is a {info.get('kind')} set, where a prepared dataset is needed.")
-        tables = {split: read_metadata(root / split) for split in SPLITS}
         return cls(
             root=root,
-            classes=tuple(info["classes"]),
-            resolution=int(info["resolution"]),
+            classes=classes,
+            resolution=info["resolution"],
             source=info["source"],
             fingerprint=info["fingerprint"],
             info=info,
@@ -105,13 +123,55 @@ class PreparedDataset:
         return ImageStore(paths, self.resolution)[:], table
 
 
-def read_metadata(folder: Path) -> pd.DataFrame:
-    """Read `metadata.csv` of one split; texts stay texts. InputError when it is missing or lacks a column."""
-    path = folder / "metadata.csv"
+def read_description(root: Path, kind: Kind) -> dict[str, Any]:
+    """Read the `dataset.json` of a set of this kind.
+
+    Raises InputError when it is missing, of another kind, newer than this code, or damaged.
+    """
+    path, again = root / "dataset.json", f"make the set again with `{_MAKE[kind]}`"
     if not path.is_file():
-        raise InputError(f"{path} is missing; prepare the dataset again.")
-    table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, str), keep_default_na=False, na_values=[""])
-    missing = [name for name in COLUMNS if name not in table]
+        raise InputError(f"{root} is no {_NAMES[kind]} (no dataset.json); make one with `{_MAKE[kind]}`.")
+    info = read_json(path)
+    version = _field(info, "format")
+    if not isinstance(version, int):
+        raise InputError(f"{path} is damaged or foreign (it names no format); {again}.")
+    if version > FORMAT:
+        raise InputError(
+            f"{root} has dataset format {version}, this version reads up to {FORMAT}; update hemabalance."
+        )
+    if info.get("kind") != kind:
+        name = _NAMES.get(str(info.get("kind")))
+        found = f"a {name}" if name else "of an unknown kind"
+        raise InputError(f"{root} is {found}, where a {_NAMES[kind]} is needed.")
+    wrong = [name for name, expected in _FIELDS[kind].items() if not isinstance(_field(info, name), expected)]
+    if wrong:
+        raise InputError(f"{path} is damaged (no valid {', '.join(wrong)}); {again}.")
+    return info
+
+
+def _field(info: Any, name: str) -> Any:
+    """The value at a dotted name, None where there is none."""
+    for part in name.split("."):
+        info = info.get(part) if isinstance(info, dict) else None
+    return info
+
+
+def read_table(path: Path, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Read one of a set's CSV files; the contract's columns and `patient_id` are texts.
+
+    Raises InputError when it is missing, cannot be read, lacks one of `columns` or has a row without a value there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing; make the set again.")
+    texts = dict.fromkeys([*COLUMNS, "patient_id"], str)
+    try:
+        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+    except (ValueError, OSError) as error:  # pandas' errors of parsing are ValueErrors
+        raise InputError(f"{path} cannot be read as a table ({error}); make the set again.") from None
+    missing = [name for name in columns if name not in table]
     if missing:
-        raise InputError(f"{path} lacks the column {', '.join(missing)}; prepare the dataset again.")
+        raise InputError(f"{path} lacks the column {', '.join(missing)}; make the set again.")
+    gaps = [name for name in columns if table[name].isna().any()]
+    if gaps:
+        raise InputError(f"{path} has rows without {', '.join(gaps)}; make the set again.")
     return table

@@ -16,6 +16,7 @@ from sklearn.metrics import recall_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from balancer.data.dataset import SPLITS, PreparedDataset
+from balancer.data.splits import few_images
 from balancer.imaging.duplicates import clusters, describe, pairs_of_described
 from balancer.progress import stage, track
 
@@ -57,7 +58,9 @@ class Findings:
     near_duplicates: list[tuple[str, str]]  # exact ones not repeated
     largest_cluster: list[str]
     label_conflicts: list[tuple[str, str]]  # the same picture under two labels
-    leaks: list[str]  # a sentence each; what must not be: empty in a sound dataset
+    leaks: list[
+        str
+    ]  # a sentence each (a group, patient, file or picture in two splits); empty in a sound dataset
     patients: dict[str, dict[str, int]]  # column → class → different values
     source_sizes: dict[str, int]  # "width×height" of the source images → images, most frequent first
     um_per_pixel: tuple[float, float, float] | None  # least, median, largest
@@ -192,11 +195,13 @@ def _equal_pairs(rows: pd.DataFrame, column: str) -> set[tuple[int, int]]:
 
 
 def _leaks(rows: pd.DataFrame, same: list[tuple[int, int]]) -> list[str]:
-    """Sentences on groups, source files and pictures that lie in two splits which must be apart."""
+    """Sentences on groups, patients, source files and pictures that lie in two splits which must be apart."""
     pictures = clusters(len(rows), same)
+    patients = rows["patient_id"] if "patient_id" in rows else pd.Series(None, index=rows.index, dtype=object)
     leaks = []
     for kind, column in (
         ("group", rows["group"]),
+        ("patient", patients.where(patients != "unknown")),
         ("source file", rows["source_sha256"]),
         ("picture", pd.Series(pictures, index=rows.index)),
     ):
@@ -251,6 +256,7 @@ def _warnings(findings: Findings) -> list[str]:
         empty = [label for label, n in findings.counts[split].items() if not n]
         if empty:
             warnings.append(f"No image in {split}: {', '.join(empty)}; nothing can be said on that there.")
+    warnings += few_images(findings.counts)
     if findings.label_conflicts:
         a, b = findings.label_conflicts[0]
         n = len(findings.label_conflicts)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from balancer.data.dataset import FORMAT, read_metadata
+from balancer.data.dataset import read_description, read_table
 from balancer.data.images import ImageStore
 from balancer.errors import InputError
 from balancer.files import read_json
@@ -29,27 +29,21 @@ class SyntheticSet:
 
     @classmethod
     def load(cls, root: Path) -> SyntheticSet:
-        """Open a synthetic set; raise InputError when it is none, or newer than this code."""
+        """Open a synthetic set; raise InputError when it is none, is newer than this code, or is damaged."""
         root = Path(root)
-        if not (root / "dataset.json").is_file():
-            raise InputError(f"{root} is no synthetic set (no dataset.json); make one with `balancer synth`.")
-        info = read_json(root / "dataset.json")
-        if info.get("format", 0) > FORMAT:
-            raise InputError(
-                f"{root} has dataset format {info['format']}, this version reads up to {FORMAT}; update hemabalance."
-            )
-        if info.get("kind") != "synthetic":
-            raise InputError(f"{root} is a {info.get('kind')} set, where a synthetic set is needed.")
-        seen = pd.read_csv(root / "seen.csv", dtype=str)["source_sha256"]
+        info = read_description(root, "synthetic")
+        gate = read_json(root / "gate.json")
+        if not isinstance(gate, dict) or not isinstance(gate.get("classes"), dict):
+            raise InputError(f"{root / 'gate.json'} is damaged (no valid classes); make the set again.")
         return cls(
             root=root,
-            resolution=int(info["resolution"]),
+            resolution=info["resolution"],
             source=info["data"]["source"],
             data_fingerprint=info["data"]["fingerprint"],
-            seen=frozenset(seen),
+            seen=frozenset(read_table(root / "seen.csv", ["source_sha256"])["source_sha256"]),
             info=info,
-            table=read_metadata(root / "train"),
-            gate=read_json(root / "gate.json"),
+            table=read_table(root / "train" / "metadata.csv"),
+            gate=gate,
         )
 
     def paths(self) -> list[Path]:

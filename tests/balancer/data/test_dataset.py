@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from balancer.data.dataset import SPLITS, PreparedDataset, fingerprint
+from balancer.data.synthetic import SyntheticSet
 from balancer.errors import InputError
 from balancer.files import read_json, write_json
 
@@ -16,6 +17,7 @@ from balancer.files import read_json, write_json
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A dataset written by hand: classes in an order that is not the alphabet's."""
+    identity = []
     for k, split in enumerate(SPLITS):
         rows = []
         for label, n in (("z", 2), ("a", k)):
@@ -24,10 +26,11 @@ def root(tmp_path: Path) -> Path:
                 name = f"{label}/{i}.png"
                 Image.new("RGB", (16, 16), (k, i, 7)).save(tmp_path / split / name)
                 rows.append((name, label, f"g{i}", "real", f"{k}{i}{label}", "NA"))
+                identity.append((split, label, f"{k}{i}{label}"))
         columns = ["file_name", "label", "group", "source", "source_sha256", "note"]
         pd.DataFrame(rows, columns=columns).to_csv(tmp_path / split / "metadata.csv", index=False)
     info = {"format": 1, "kind": "prepared", "classes": ["z", "a"], "resolution": 16}
-    write_json(tmp_path / "dataset.json", {**info, "source": "real", "fingerprint": "f"})
+    write_json(tmp_path / "dataset.json", {**info, "source": "real", "fingerprint": fingerprint(identity)})
     return tmp_path
 
 
@@ -70,3 +73,112 @@ def test_refusals(root: Path, tmp_path: Path) -> None:
     (root / "test/metadata.csv").unlink()
     with pytest.raises(InputError, match="missing"):
         PreparedDataset.load(root)
+
+
+def edit(path: Path, **values: object) -> None:
+    table = pd.read_csv(path, dtype=str)
+    table.loc[0, list(values)] = list(values.values())
+    table.to_csv(path, index=False)
+
+
+def test_changed_tables_are_refused(root: Path) -> None:
+    test = root / "test/metadata.csv"
+    original = test.read_text()
+    edit(test, note="a remark", group="g9")
+    PreparedDataset.load(root)  # the fingerprint is of split, label and source file alone
+    for change_it in (
+        lambda: edit(test, label="a"),
+        lambda: edit(test, source_sha256="other"),
+        lambda: test.write_text(original + "z/fake.png,z,g,real,fake,NA\n"),
+        lambda: test.write_text(original + (root / "train/metadata.csv").read_text().splitlines()[1] + "\n"),
+        lambda: test.write_text("".join(original.splitlines(keepends=True)[:-1])),
+    ):
+        change_it()
+        with pytest.raises(
+            InputError, match="was changed after `balancer prepare`.*prepare the dataset again"
+        ):
+            PreparedDataset.load(root)
+        test.write_text(original)
+    edit(test, label="y")
+    with pytest.raises(InputError, match=r"test/metadata.csv has the label 'y'.*\(z, a\)"):
+        PreparedDataset.load(root)
+
+
+def test_damaged_tables_get_a_sentence(root: Path) -> None:
+    test = root / "test/metadata.csv"
+    original = test.read_text()
+    for text, sentence in {
+        "": "cannot be read as a table",
+        original + "1,2,3,4,5,6,7,8\n": "cannot be read as a table",
+        original + "z/3.png,,g,real,x,NA\n": "rows without label",
+    }.items():
+        test.write_text(text)
+        with pytest.raises(InputError, match=sentence):
+            PreparedDataset.load(root)
+
+
+SYNTHETIC = {
+    "format": 1,
+    "kind": "synthetic",
+    "resolution": 16,
+    "data": {"source": "real", "fingerprint": "f"},
+}
+
+
+@pytest.fixture
+def synthetic(tmp_path: Path) -> Path:
+    root = tmp_path / "synthetic"
+    (root / "train/a").mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(root / "train/a/0.png")
+    (root / "train/metadata.csv").write_text(
+        "file_name,label,group,source,source_sha256\na/0.png,a,0,synthetic,0\n"
+    )
+    (root / "seen.csv").write_text("source_sha256\n007\n")
+    write_json(root / "gate.json", {"format": 1, "classes": {}})
+    write_json(root / "dataset.json", SYNTHETIC)
+    return root
+
+
+def test_synthetic_set_opened(synthetic: Path) -> None:
+    made = SyntheticSet.load(synthetic)
+    assert (made.resolution, made.source, made.data_fingerprint, made.seen) == (16, "real", "f", {"007"})
+    assert made.images()[:].shape == (1, 16, 16, 3)
+    with pytest.raises(InputError, match="is a synthetic set, where a prepared dataset is needed"):
+        PreparedDataset.load(synthetic)
+
+
+@pytest.mark.parametrize("kind", ["prepared", "synthetic"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        [],
+        None,
+        3,
+        {},
+        {"format": "x"},
+        {"format": 1},
+        {"format": 1, "kind": ["prepared"]},
+        {"format": 1, "kind": "KIND"},
+    ],
+)
+def test_damaged_description_gets_a_sentence(root: Path, synthetic: Path, kind: str, damage: object) -> None:
+    opened = {"prepared": (PreparedDataset, root), "synthetic": (SyntheticSet, synthetic)}[kind]
+    if isinstance(damage, dict) and damage.get("kind") == "KIND":
+        damage = {**damage, "kind": kind}
+    write_json(opened[1] / "dataset.json", damage)
+    with pytest.raises(InputError, match="damaged|unknown kind"):
+        opened[0].load(opened[1])
+
+
+def test_damaged_synthetic_set_gets_a_sentence(synthetic: Path) -> None:
+    write_json(synthetic / "dataset.json", {**SYNTHETIC, "data": {"source": "real"}})
+    with pytest.raises(InputError, match="no valid data.fingerprint"):
+        SyntheticSet.load(synthetic)
+    write_json(synthetic / "dataset.json", SYNTHETIC)
+    write_json(synthetic / "gate.json", [])
+    with pytest.raises(InputError, match="gate.json is damaged"):
+        SyntheticSet.load(synthetic)
+    write_json(synthetic / "gate.json", {"classes": {}})
+    (synthetic / "seen.csv").unlink()
+    with pytest.raises(InputError, match="seen.csv is missing"):
+        SyntheticSet.load(synthetic)

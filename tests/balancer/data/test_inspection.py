@@ -10,9 +10,10 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from balancer.data.dataset import PreparedDataset
+from balancer.data.dataset import SPLITS, PreparedDataset, fingerprint
 from balancer.data.inspection import border_colours, inspect, probe
 from balancer.data.prepare import prepare
+from balancer.files import read_json, write_json
 
 
 def noise(seed: int, shift: float = 0.0, ring: float = 0.0) -> np.ndarray:
@@ -36,8 +37,15 @@ def dataset(tmp_path: Path, shift: float = 0.0, ring: float = 0.0, **options: ob
     return PreparedDataset.load(tmp_path / "out")
 
 
+def seal(root: Path) -> None:
+    """Make the tables' rows give the fingerprint again, as if `prepare` had written them."""
+    tables = {split: pd.read_csv(root / split / "metadata.csv", dtype=str) for split in SPLITS}
+    rows = [(s, *row) for s, t in tables.items() for row in zip(t["label"], t["source_sha256"], strict=True)]
+    write_json(root / "dataset.json", {**read_json(root / "dataset.json"), "fingerprint": fingerprint(rows)})
+
+
 def test_nothing_is_wrong_with_noise(tmp_path: Path) -> None:
-    findings = inspect(dataset(tmp_path))
+    findings = inspect(dataset(tmp_path, ratios=(0.5, 0.25, 0.25)))
     assert findings.leaks == [] and findings.exact_duplicates == [] and findings.near_duplicates == []
     assert findings.largest_cluster == [] and findings.warnings == []
     assert findings.imbalance_ratio == 1
@@ -93,6 +101,7 @@ def test_leaks_are_found(tmp_path: Path) -> None:
     Image.open(copied).transpose(Image.Transpose.ROTATE_90).save(test / "a/turned.png")
     row = train.iloc[[0]].assign(file_name="a/turned.png", source_sha256="0" * 64)
     pd.concat([data.tables["test"], row]).to_csv(test / "metadata.csv", index=False)
+    seal(data.root)
     findings = inspect(PreparedDataset.load(data.root))
     assert len(findings.leaks) == 2
     assert findings.leaks[0].startswith("1 group is in both train and test")
@@ -109,6 +118,23 @@ def test_held_out_may_share_groups_with_train_but_not_with_test(tmp_path: Path) 
     held.assign(group=test["group"][0]).to_csv(data.root / "heldout/metadata.csv", index=False)
     leaks = inspect(PreparedDataset.load(data.root)).leaks
     assert len(leaks) == 1 and "both test and heldout" in leaks[0]
+
+
+def test_a_patient_in_two_splits_is_a_leak(tmp_path: Path) -> None:
+    data = dataset(tmp_path)
+    for k, split in enumerate(("train", "validation", "test")):
+        table = data.tables[split].assign(patient_id=[f"{split}{i}" for i in range(len(data.tables[split]))])
+        table.loc[0, "patient_id"] = "7" if split != "validation" else "unknown"
+        table.loc[1, "patient_id"] = "unknown" if k else None
+        table.to_csv(data.root / split / "metadata.csv", index=False)
+    leaks = inspect(PreparedDataset.load(data.root)).leaks
+    assert len(leaks) == 1 and leaks[0].startswith("1 patient is in both train and test, such as train/a/")
+
+
+def test_few_images_are_warned_of(tmp_path: Path) -> None:
+    warnings = inspect(dataset(tmp_path, limits={"a": 9})).warnings
+    assert any(w.startswith("Fewer than 10 images in train: a (9);") for w in warnings)
+    assert any(w.startswith("Fewer than 10 images in test: a (6), b (6);") for w in warnings)
 
 
 def test_patients_and_scale(tmp_path: Path) -> None:

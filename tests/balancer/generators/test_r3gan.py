@@ -210,11 +210,11 @@ def test_schedules_reach_their_last_values() -> None:
 
 
 def test_the_generator_follows_the_data(make_dataset, tmp_path) -> None:
-    data = make_dataset(tmp_path / "data", {"train": {"a": 40, "b": 40}}, resolution=16)
+    data = make_dataset(tmp_path / "data", {"train": {"a": 40, "b": 40}}, resolution=8)
     config = GeneratorConfig(
-        generator="r3gan", kimg=8, batch_size=16, ticks=2, channel_base=256, channel_max=32, latent=16
+        generator="r3gan", kimg=4, batch_size=16, ticks=2, channel_base=128, channel_max=16, latent=16
     )
-    generator = load_generator(train(data, replace(config, learning_rate=2e-3), tmp_path / "run"))
+    generator = load_generator(train(data, replace(config, learning_rate=0.005), tmp_path / "run"))
     means = {}
     for label in ("a", "b"):
         real, _ = data.images_of(label, ["train"])

@@ -140,7 +140,7 @@ def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
         smear.write_source(source, DEMO_CELLS, DEMO_RESOLUTION, seed, DEMO_PATIENTS, overwrite)
     stage("2 of 5: preparing it")
     if overwrite or not data.exists():
-        ctx.invoke(prepare, source=source, out=data, group_by=("patient_id",), limits=DEMO_LIMITS, seed=seed, overwrite=overwrite)
+        ctx.invoke(prepare, source=source, out=data, limits=DEMO_LIMITS, seed=seed, overwrite=overwrite)
     stage("3 of 5: training a generator (about 5 minutes)")
     again = run.exists() and not overwrite
     ctx.invoke(train, data=data, out=run, kimg=DEMO_KIMG, seed=seed, resume=again, overwrite=overwrite)
@@ -157,7 +157,7 @@ def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
 @click.option("--resolution",   type=int, metavar="PX", help="Side of the prepared images.  [default: by the images]")
 @click.option("--label-column", metavar="C", help="Column of the metadata that holds the label.")
 @click.option("--map", "mapping", type=PATH, metavar="FILE", help="CSV (from,to) or JSON that renames or merges labels.")
-@click.option("--group-by",     multiple=True, metavar="C", help="Column whose values stay in one split; repeatable.")
+@click.option("--group-by",     multiple=True, metavar="C", help="Column whose values stay in one split; repeatable.  [default: patient_id]")
 @click.option("--limit",        "limits", multiple=True, type=Assignment(), help="Keep N train images; repeatable.")
 @click.option("--long-tail",    type=float, metavar="RATIO", help="Thin train to this imbalance ratio.")
 @click.option("--keep-splits",  is_flag=True, help="Keep the source's own splits.")

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from balancer.data import PreparedDataset, SyntheticSet
-from balancer.data.dataset import COLUMNS, FORMAT
+from balancer.data.dataset import FORMAT, read_table
 from balancer.errors import InputError, unknown_name
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from balancer.generators.checkpoints import TrainedGenerator, load_generator
@@ -266,10 +266,7 @@ def _write_tables(folder: Path, rows: list[pd.DataFrame]) -> None:
     """Add rows to train/metadata.csv and rejected/rejected.csv; only the latter has a column `reason`."""
     for split, name, dropped in (("train", "metadata.csv", ["reason"]), ("rejected", "rejected.csv", [])):
         path = folder / split / name
-        before = []
-        if path.exists():
-            texts = dict.fromkeys(COLUMNS, str)
-            before.append(pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""]))
+        before = [read_table(path)] if path.exists() else []
         new = [table[table["split"] == split].drop(columns=["split", "index", *dropped]) for table in rows]
         filled = [table for table in [*before, *new] if len(table)] or new
         write_csv(path, pd.concat(filled, ignore_index=True))

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from balancer.data import ImageStore, PreparedDataset
 from balancer.errors import InputError
-from balancer.files import new_directory, read_json, write_csv, write_json, write_text, write_with
+from balancer.files import (
+    new_directory,
+    read_json,
+    refuse_existing,
+    write_csv,
+    write_json,
+    write_text,
+    write_with,
+)
 from balancer.generators import registry
 from balancer.generators.checkpoints import (
     collect_state,
@@ -53,6 +61,11 @@ def train(
     device = torch.device(device)
     family = registry.family(config.generator)
     config = family.resolve(config, data.resolution)
+    if resume and not (out / "config.json").is_file():
+        note(f"There is no run at {out} to go on with: it begins now.")
+        resume = False
+    if not resume:
+        _refuse(out, data, overwrite)
     counts = data.counts("train")
     if sum(n > 0 for n in counts.values()) == 0:
         raise InputError(f"{data.root} has no train images; prepare it with more images or other ratios.")
@@ -71,6 +84,10 @@ def train(
     start = 0
     if resume:
         start = _restore(out, data, config, adversaries)
+        if start >= config.steps:
+            note(
+                f"{out} has been trained for {start * config.batch_size / 1000:g} kimg already; nothing is left to do."
+            )
     else:
         with new_directory(out, overwrite) as run:
             _write_head(run, data, config)
@@ -149,6 +166,16 @@ def _seed(seed: int, stream: str, step: int) -> int:
     return int(np.random.SeedSequence([seed, _STREAMS[stream], step]).generate_state(1, np.uint64)[0] >> 1)
 
 
+def _refuse(out: Path, data: PreparedDataset, overwrite: bool) -> None:
+    """Refuse an output that exists; a generator run can be continued, which is said."""
+    config = read_json(out / "config.json") if (out / "config.json").is_file() else {}
+    if config.get("kind") == "generator" and not overwrite:
+        raise InputError(
+            f"{out} holds a generator run; give --resume to go on with it, or --overwrite to begin anew."
+        )
+    refuse_existing(out, overwrite, [data.root])
+
+
 def _identity(data: PreparedDataset) -> dict[str, Any]:
     return {"path": str(data.root.absolute()), "fingerprint": data.fingerprint, "source": data.source}
 
@@ -175,6 +202,8 @@ def _write_head(run: Path, data: PreparedDataset, config: GeneratorConfig) -> No
 def _restore(out: Path, data: PreparedDataset, config: GeneratorConfig, adversaries: Adversaries) -> int:
     """Load the last checkpoint of `out` into `adversaries`, cut the metrics after it, return its step."""
     saved = read_json(out / "config.json")
+    if saved.get("kind") != "generator":
+        raise InputError(f"{out} is no generator run, so that it cannot be continued; choose another --out.")
     if saved["data"]["fingerprint"] != data.fingerprint or saved["resolution"] != data.resolution:
         raise InputError(f"{out} was trained on other data ({saved['data']['path']}); resume it with that.")
     free = {"kimg", "ticks"}

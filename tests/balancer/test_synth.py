@@ -73,9 +73,7 @@ def setting(make_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(synth, "load_generator", lambda run, device: generator)
 
     def run(labels=("a",), n=40, out=tmp_path / "syn", **options):
-        return synth.synthesise(
-            data, tmp_path / "run", labels, n, out, extractor=MeanColours(), **options
-        )
+        return synth.synthesise(data, tmp_path / "run", labels, n, out, extractor=MeanColours(), **options)
 
     return generator, run
 

@@ -131,8 +131,15 @@ def test_a_run_is_resumed_only_with_its_own_data_and_settings(run, data, make_da
     other = make_dataset(tmp_path / "other", COUNTS, resolution=16, seed=1)
     with pytest.raises(InputError, match="other data"):
         train(other, CONFIG, run, resume=True)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="give --resume"):
         train(data, CONFIG, run)
+    with pytest.raises(InputError, match="is read here"):
+        train(data, CONFIG, data.root, overwrite=True)
+
+
+def test_resuming_a_run_that_never_began_begins_it(data, run, tmp_path):
+    fresh = train(data, CONFIG, tmp_path / "run", resume=True)
+    assert (fresh / "generator.safetensors").read_bytes() == (run / "generator.safetensors").read_bytes()
 
 
 def test_a_truncated_checkpoint_is_a_sentence(run, tmp_path):

@@ -107,7 +107,7 @@ def synthesise(
         label: _rows(generator, judgements[label], *candidates[label], truncation, n, allow_unverified)
         for label in labels
     }
-    classes = {
+    classes: dict[str, dict[str, Any]] = {
         label: {
             "n": n,
             "seed": seed,

@@ -19,15 +19,15 @@ from balancer.generators.r3gan.loss import gradient_penalty, relativistic
 from balancer.generators.r3gan.networks import Discriminator, Generator
 
 GAMMA = {32: 0.05, 64: 2.0, 256: 150.0}  # at the start, by resolution (arXiv 2501.05441, appendix)
-BURN_IN = 0.5  # share of the run over which the schedules go from their first value to their last
-AUGMENTATION = 0.55  # last p: the paper's for its smallest set (CIFAR-10); ours are smaller still
+BURN_IN = 0.5  # share of the run over which the schedules go from first to last: our choice
+AUGMENTATION = 0.55  # last p: the upper end of the paper's 0.3 to 0.55, for our sets are small
 GROUP = 16  # channels of a group of the 3×3 convolutions
 EXPANSION = 2
 BLOCKS = 2  # residual blocks per resolution
 
 
 def default_gamma(resolution: int) -> float:
-    """The first γ for a resolution: the paper's at 32, 64 and 256 px, between and beyond them log-log linear."""
+    """The first γ for a resolution: the paper's at 32, 64 and 256 px, log-log linear between and beyond (ours)."""
     sides = sorted(GAMMA)
     low = max([side for side in sides[:-1] if side <= resolution], default=sides[0])
     high = sides[sides.index(low) + 1]
@@ -160,6 +160,7 @@ class Adversaries:
             "loss_d": loss_d,
             "r1": r1.mean(),
             "r2": r2.mean(),
+            # Of pairs: the loss is the same when all logits are shifted, so that one alone has no sign to speak of.
             "real_sign": (logits_real - logits_fake).sign().mean(),
             "augmentation_p": self.augment.p,
         }

@@ -46,7 +46,8 @@ def check_gradients(network: nn.Module, cases: dict[str, Tensor], prefix: str) -
     assert expected
     parameters = dict(network.named_parameters())
     for name, value in expected.items():
-        assert error(parameters[name].grad, value) < 1e-5, name
+        gradient = parameters[name].grad
+        assert gradient is not None and error(gradient, value) < 1e-5, name
 
 
 def test_images_and_logits(reference: SimpleNamespace) -> None:

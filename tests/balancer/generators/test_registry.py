@@ -140,11 +140,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, data, config, tmp_path, 
     whole, resumed = (load_tensors(path / "state.safetensors")[0] for path in (run, tmp_path / "run"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-    logs = [
+    uninterrupted, interrupted = (
         pd.read_json(path / "metrics.jsonl", lines=True).drop(columns="images_per_second")
         for path in (run, tmp_path / "run")
-    ]
-    pd.testing.assert_frame_equal(*logs)
+    )
+    pd.testing.assert_frame_equal(uninterrupted, interrupted)
 
 
 def test_a_resolution_that_is_no_power_of_two_is_refused(name):

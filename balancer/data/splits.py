@@ -13,6 +13,7 @@ from balancer.imaging.duplicates import clusters
 RATIOS = (0.70, 0.15, 0.15)
 STUDY_SPLITS = ("train", "validation", "test")
 FEW = 10
+_DRAWS = 20
 
 
 def join_groups(columns: Sequence[np.ndarray], pairs: Sequence[tuple[int, ...]], n: int) -> np.ndarray:
@@ -38,54 +39,81 @@ def assign_splits(
 ) -> tuple[np.ndarray, list[str]]:
     """Distribute images over train, validation and test in the given ratios, stratified by class.
 
-    Iterative stratification (Sechidis et al. 2011, "On the stratification of multi-label data") over groups: the
-    class with the fewest groups first, its largest groups first, each to the split that lacks most of what the group
-    holds, as shares of the classes.
-    A class needs as many groups as there are splits with a ratio above 0, so that each gets one; a class with fewer
-    goes to train as a whole, and is named in the notes. `groups` is int n. Returns the split names (n) and the notes.
+    Iterative stratification over groups (`_distribute`), drawn several times; the draw whose shares come nearest to
+    the ratios is taken. A class needs as many groups as there are splits with a ratio above 0, so that each gets
+    one; a class with fewer goes to train as a whole, and is named in the notes. `groups` is int n. Returns the split
+    names (n) and the notes.
     """
     names = np.array(labels)
     classes, label_index = np.unique(names, return_inverse=True)
     group_ids, group_index = np.unique(groups, return_inverse=True)
-    wanted = [i for i, ratio in enumerate(ratios) if ratio > 0]
-    share = np.array(ratios, dtype=float) / sum(ratios)
     content = np.zeros((len(group_ids), len(classes)), dtype=np.int64)
     np.add.at(content, (group_index, label_index), 1)
-    images = content.sum(0)
-    lacking = share[:, None] * images
+    share = np.array(ratios, dtype=float) / sum(ratios)
     rng = np.random.default_rng(seed)
-    assigned = np.full(len(group_ids), -1)
+    mixed = bool(((content > 0).sum(1) > 1).any())
+    draws = [
+        _distribute(content, share, by_class, rng)
+        for _ in range(max(1, min(_DRAWS, _DRAWS * 1000 // len(group_ids))))
+        for by_class in ((False, True) if mixed else (False,))
+    ]
+    assigned = min(draws, key=lambda draw: round(_deviation(content, share, draw), 3))
+
     notes = []
-
-    def assign(group: int, split: int) -> None:
-        assigned[group] = split
-        lacking[split] -= content[group]
-
-    for c in np.argsort((content > 0).sum(0), kind="stable"):
-        members = rng.permutation(np.flatnonzero(content[:, c]))
-        members = members[np.argsort(-content[members, c], kind="stable")]
+    wanted = np.flatnonzero(share > 0)
+    for c in range(len(classes)):
+        members = np.flatnonzero(content[:, c])
+        missing = [STUDY_SPLITS[s] for s in wanted if not (assigned[members] == s).any()]
         if len(members) < len(wanted):
-            for group in members[assigned[members] < 0]:
-                assign(group, 0)
             notes.append(
-                f"Class {classes[c]} has {number(int(images[c]), 'image', 'images')} in "
+                f"Class {classes[c]} has {number(int(content[:, c].sum()), 'image', 'images')} in "
                 f"{number(len(members), 'group', 'groups')}, too few for {len(wanted)} splits; it is in train as far as its groups are free."
             )
-            continue
-        for position, group in enumerate(members):
-            if assigned[group] >= 0:
-                continue
-            empty = [s for s in wanted if not (assigned[members] == s).any()]
-            left = int((assigned[members[position:]] < 0).sum())
-            choice = empty if left <= len(empty) else wanted
-            need = (lacking[choice] / images**2) @ content[group]
-            assign(group, choice[int(np.argmax(need))])
-        missing = [STUDY_SPLITS[s] for s in wanted if not (assigned[members] == s).any()]
-        if missing:
+        elif missing:
             notes.append(
                 f"Class {classes[c]} has no image in {' and '.join(missing)}: its groups hold other classes too."
             )
     return np.array(STUDY_SPLITS, dtype=object)[assigned[group_index]], notes
+
+
+def _distribute(
+    content: np.ndarray, share: np.ndarray, by_class: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """One draw of iterative stratification: groups G×K (images per class) to splits, int G.
+
+    Sechidis et al. 2011, "On the stratification of multi-label data": the class with the fewest groups first, its
+    largest groups first, each to the split that lacks most images of that class (`by_class`), or most of all that
+    the group holds, as shares of the classes.
+    """
+    wanted = np.flatnonzero(share > 0).tolist()
+    images = content.sum(0)
+    lacking = share[:, None] * images
+    assigned = np.full(len(content), -1)
+    for c in np.argsort((content > 0).sum(0), kind="stable"):
+        members = rng.permutation(np.flatnonzero(content[:, c]))
+        members = members[np.argsort(-content[members, c], kind="stable")]
+        for position, group in enumerate(members):
+            if assigned[group] >= 0:
+                continue
+            choice = wanted
+            if len(members) < len(wanted):
+                choice = wanted[:1]
+            elif len(members) - position <= len(wanted):
+                empty = [s for s in wanted if not (assigned[members] == s).any()]
+                choice = empty if (assigned[members[position:]] < 0).sum() <= len(empty) else wanted
+            need = (lacking[choice] / images**2) @ content[group]
+            wish = list(zip(lacking[choice, c] if by_class else need, need, strict=True))
+            assigned[group] = choice[wish.index(max(wish))]
+            lacking[assigned[group]] -= content[group]
+    return assigned
+
+
+def _deviation(content: np.ndarray, share: np.ndarray, assigned: np.ndarray) -> float:
+    """Squared distance of the splits' shares from those wanted, summed over the classes and all images together."""
+    counts = np.stack([content[assigned == s].sum(0) for s in range(len(share))])
+    counts = np.column_stack([counts, counts.sum(1)])
+    absent = ((counts == 0) & (share > 0)[:, None]).sum()  # a class that a split lacks outweighs any share
+    return float(((counts / counts.sum(0) - share[:, None]) ** 2).sum() + absent)
 
 
 def long_tail_limits(counts: Mapping[str, int], ratio: float) -> dict[str, int]:

@@ -26,7 +26,7 @@ POSITIVE = click.FloatRange(0, min_open=True)
 DEMO_RESOLUTION = 32
 DEMO_CELLS = {"neutrophil": 600, "eosinophil": 600, "monocyte": 600, "AML": 600, "CLL": 600}
 DEMO_PATIENTS = 30  # per diagnosis
-DEMO_LIMITS = (("AML", 25), ("CLL", 25))
+DEMO_LIMITS = (("AML", 50), ("CLL", 50))
 DEMO_KIMG = 40.0
 DEMO_N = 150
 DEMO_STEPS = 150
@@ -88,8 +88,8 @@ json_option   = click.option("--json",   "as_json", is_flag=True, help="Print JS
 dry_run       = click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
 version       = click.version_option(package_name="hemabalance")
 training_options = options(
-    click.option("--arch",       metavar="NAME", default="hybrid", show_default=True, help="Classifier network."),
-    click.option("--size",       metavar="SIZE", default="auto", show_default=True, help="Its size; auto: by resolution."),
+    click.option("--arch",       metavar="NAME", default="hybrid", show_default=True, help="hybrid, convnextv2 or resnet18."),
+    click.option("--size",       metavar="SIZE", default="auto", show_default=True, help="micro, atto or tiny; auto: by resolution."),
     click.option("--pretrained", is_flag=True, help="Start from published weights: needs a hub once; ConvNeXt V2's are CC BY-NC 4.0."),
     click.option("--steps",      type=click.IntRange(1), default=500, show_default=True, help="Updates of the weights."),
     click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Images per update."),
@@ -128,26 +128,34 @@ def classifier() -> None:
 @seed_option
 @click.pass_context
 def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
-    """Go the whole way on the built-in smear dataset: a quarter of an hour on two cores."""
+    """Go the whole way on rendered cells, in a quarter of an hour.
+
+    Renders the built-in smear dataset, trains a generator and lets its images through the gate or not, trains the
+    hybrid in every arm with 3 seeds, and concludes. A few minutes from scratch are little for a generator: the gate
+    may well reject all it makes, which the report then says. An interrupted demo goes on where it stopped.
+    """
     from balancer import smear
     from balancer.progress import stage
 
-    source, data, run, synthetic, report = (out / name for name in ("source", "data", "generator", "synthetic", "report"))
+    source, data, run, synthetic, hybrid, report = (out / name for name in ("source", "data", "generator", "synthetic", "classifier", "report"))
     if (report / "report.json").exists() and not overwrite:
         raise InputError(f"{out} holds a finished demo; open {report / 'report.html'}, or give --overwrite to begin anew.")
-    stage("1 of 5: rendering the smear dataset")
+    stage("1 of 6: rendering the smear dataset")
     if overwrite or not source.exists():
         smear.write_source(source, DEMO_CELLS, DEMO_RESOLUTION, seed, DEMO_PATIENTS, overwrite)
-    stage("2 of 5: preparing it")
+    stage("2 of 6: preparing it")
     if overwrite or not data.exists():
         ctx.invoke(prepare, source=source, out=data, limits=DEMO_LIMITS, seed=seed, overwrite=overwrite)
-    stage("3 of 5: training a generator (about 5 minutes)")
+    stage("3 of 6: training a generator (about 6 minutes)")
     again = run.exists() and not overwrite
     ctx.invoke(train, data=data, out=run, kimg=DEMO_KIMG, seed=seed, resume=again, overwrite=overwrite)
-    stage("4 of 5: synthesising and judging images of the rare classes (about 2 minutes)")
+    stage("4 of 6: synthesising and judging images of the rare classes (about a minute)")
     if overwrite or not synthetic.exists():
         ctx.invoke(synth, labels=tuple(dict(DEMO_LIMITS)), n=DEMO_N, run=run, data=data, out=synthetic, seed=seed, overwrite=overwrite)
-    stage("5 of 5: training the hybrid in every arm with 3 seeds (about 6 minutes)")
+    stage("5 of 6: training a classifier to keep (half a minute)")
+    if overwrite or not hybrid.exists():
+        ctx.invoke(train_classifier, data=data, synthetic=(synthetic,), out=hybrid, steps=DEMO_STEPS, sampling="balanced", seed=seed, overwrite=overwrite)
+    stage("6 of 6: training the hybrid in every arm with 3 seeds (about 6 minutes)")
     ctx.invoke(compare, data=data, synthetic=(synthetic,), out=report, steps=DEMO_STEPS, seed=seed, overwrite=overwrite)
 
 
@@ -158,16 +166,19 @@ def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
 @click.option("--label-column", metavar="C", help="Column of the metadata that holds the label.")
 @click.option("--map", "mapping", type=PATH, metavar="FILE", help="CSV (from,to) or JSON that renames or merges labels.")
 @click.option("--group-by",     multiple=True, metavar="C", help="Column whose values stay in one split; repeatable.  [default: patient_id]")
-@click.option("--limit",        "limits", multiple=True, type=Assignment(), help="Keep N train images; repeatable.")
+@click.option("--limit",        "limits", multiple=True, type=Assignment(), help="Keep N train images, of validation in proportion; the rest is held out; repeatable.")
 @click.option("--long-tail",    type=float, metavar="RATIO", help="Thin train to this imbalance ratio.")
 @click.option("--keep-splits",  is_flag=True, help="Keep the source's own splits.")
 @click.option("--crop",         type=click.Choice(["crop", "pad"]), default="crop", show_default=True, help="How images become square.")
-@click.option("--on-bad-image", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="What to do.")
+@click.option("--on-bad-image", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="Name and leave it out, or stop.")
 @click.option("--licence",      metavar="TEXT", help="Licence of the images, kept in dataset.json.")
 @seed_option
 @json_option
 def prepare(source: Path, out: Path | None, limits: tuple[tuple[str, int], ...], as_json: bool, **settings: Any) -> None:  # fmt: skip
-    """Turn SRC (class folders, a CSV, npz or zip) into a prepared dataset with splits."""
+    """Make a prepared dataset with splits.
+
+    SRC: class folders, a CSV, a folder with metadata.csv or metadata.jsonl, a MedMNIST-like npz, or a zip of these.
+    """
     from balancer.data import new_output
     from balancer.data import prepare as run
 
@@ -187,7 +198,7 @@ def prepare(source: Path, out: Path | None, limits: tuple[tuple[str, int], ...],
 @json_option
 @click.pass_context
 def inspect(ctx: click.Context, data: Path, as_json: bool) -> None:
-    """Look for leaks, duplicates and shortcuts in a prepared dataset; exit 2 when its splits leak."""
+    """Find leaks, duplicates and shortcuts in DATA; exit 2 on a leak."""
     from balancer.data import PreparedDataset
     from balancer.data import inspect as run
 
@@ -212,25 +223,27 @@ def _say_findings(found: Findings) -> None:
     click.echo(f"{found.source} images of {found.resolution} px; imbalance ratio in train {ratio}.")
     click.echo(
         f"Duplicates: {len(found.exact_duplicates)} exact and {len(found.near_duplicates)} near pairs; "
-        f"largest cluster {len(found.largest_cluster)}{': ' if found.largest_cluster else '.'}{', '.join(found.largest_cluster[:4])}"
+        f"largest cluster {len(found.largest_cluster) or 'none'}{': ' if found.largest_cluster else '.'}{', '.join(found.largest_cluster[:4])}"
     )
     say(f"The same picture under two labels: {a} and {b}" for a, b in found.label_conflicts)
     for column, by_class in found.patients.items():
-        click.echo(f"Different values of {column}: " + ", ".join(f"{label} {n}" for label, n in by_class.items()))
+        click.echo(f"Images of a class come from so many different {column}: " + ", ".join(f"{label} {n}" for label, n in by_class.items()))
     sizes = ", ".join(f"{size} ({n})" for size, n in list(found.source_sizes.items())[:3])
-    click.echo(f"Source images: {len(found.source_sizes)} different sizes; most frequent {sizes or 'unknown'}.")
+    click.echo(f"Sizes of the source images, the most frequent first: {sizes or 'unknown'}.")
     if found.um_per_pixel:
         click.echo("Scale: {:.3g} to {:.3g} µm per pixel, median {:.3g}.".format(*(found.um_per_pixel[i] for i in (0, 2, 1))))
     for shortcut in found.shortcuts:
-        click.echo(f"From {shortcut.name} alone: balanced accuracy {shortcut.balanced_accuracy:.2f} (chance {shortcut.chance:.2f}).")
+        click.echo(f"From {shortcut.name} alone: balanced accuracy {shortcut.balanced_accuracy:.2f} (chance {shortcut.chance:.2f}{'; a shortcut' if shortcut.far_above_chance else ''}).")
     say(f"Warning: {sentence}" for sentence in found.warnings)
     say(f"Leak: {sentence}" for sentence in found.leaks)
+    if not found.leaks:
+        click.echo("No leaks: no group, patient, source file or picture lies in two of train, validation and test.")
 
 
 @balancer.command()
 @data_option
 @out_options
-@click.option("--generator",  metavar="NAME", default="stylegan2-ada", show_default=True, help="Family of generators.")
+@click.option("--generator",  metavar="NAME", default="stylegan2-ada", show_default=True, help="stylegan2-ada or r3gan.")
 @click.option("--kimg",       type=POSITIVE, default=200.0, show_default=True, help="Thousands of images to train on.")
 @click.option("--batch-size", type=click.IntRange(4), default=16, show_default=True, help="Images per update.")
 @click.option("--lr",         "learning_rate", type=POSITIVE, help="Learning rate.  [default: the family's]")
@@ -240,7 +253,7 @@ def _say_findings(found: Findings) -> None:
 @device_option
 @dry_run
 def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: str | None, dry_run: bool, **settings: Any) -> None:  # fmt: skip
-    """Train a generator on the train split of DATA, and on nothing else."""
+    """Train a generator on the train split of DATA."""
     from balancer.data import PreparedDataset, new_output
     from balancer.devices import choose_device
     from balancer.generators import GeneratorConfig
@@ -263,7 +276,7 @@ def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: s
 
 @balancer.command()
 @click.option("--class",            "labels", multiple=True, required=True, metavar="LABEL", help="Class to make; repeatable.")
-@click.option("--n",                type=int, required=True, help="Accepted images per class.")
+@click.option("--n",                type=click.IntRange(1), required=True, help="Accepted images per class.")
 @click.option("--run",              type=PATH, metavar="RUN", help="Generator run.  [default: newest under ./runs]")
 @click.option("--data",             type=PATH, metavar="DATA", help="Prepared dataset.  [default: the run's]")
 @out_options
@@ -276,7 +289,7 @@ def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: s
 @json_option
 @click.pass_context
 def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | None, labels: tuple[str, ...], strict: bool, as_json: bool, device: str | None, **settings: Any) -> None:  # fmt: skip
-    """Make synthetic images of a class; only what passes the gate gets into the set."""
+    """Make synthetic images that pass the gate."""
     from balancer.data import PreparedDataset, data_of, new_output, newest_generator
     from balancer.devices import choose_device
     from balancer.progress import note
@@ -307,7 +320,7 @@ def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | N
 @json_option
 @click.pass_context
 def gate(ctx: click.Context, real: Path, synthetic: Path, strict: bool, seed: int, device: str | None, as_json: bool) -> None:
-    """Judge class folders of images against real ones, class by class."""
+    """Judge synthetic images against real ones."""
     from balancer.devices import choose_device
     from balancer.quality.features import inception
     from balancer.quality.folders import judge_folders
@@ -329,11 +342,11 @@ def _say_judgements(judgements: Mapping[str, Judgement]) -> None:
     rows = []
     for label, judged in judgements.items():
         values = []
-        for name in ("kid", "fid"):
+        for name, digits in (("kid", 4), ("fid", 1)):
             metric = judged.metrics.get(name) or {}
-            values += [_cell(metric.get("value")), _cell(metric.get("real_vs_real"))]
+            values += [_cell(metric.get(key), digits) for key in ("value", "real_vs_real")]
         rows.append((label, judged.verdict, judged.n_accepted, judged.n_candidates, *values))
-    print_table(("class", "verdict", "accepted", "candidates", "KID", "real-vs-real", "FID", "real-vs-real"), rows)
+    print_table(("class", "verdict", "accepted", "candidates", "KID", "real-vs-real", "FID", "FID real-vs-real"), rows)
     for label, judged in judgements.items():
         say(f"{label}: {reason}" for reason in judged.reasons)
 
@@ -342,12 +355,18 @@ def _say_synthesis(result: Synthesis) -> None:
     _say_judgements(result.judgements)
     origin = "rendered cells, not real ones" if result.source == "rendered" else "real cells"
     click.echo(f"Synthetic set: {result.out} (the images stem from {origin})")
+    failed = [label for label in result.judgements if not result.passed(label)]
     if not any(result.written.values()):
         click.echo("Nothing passed the gate: all candidates are under rejected/, with reasons in rejected.csv.")
+    if failed:
+        click.echo(
+            f"What may help {' and '.join(failed)}: a longer training (`balancer train --resume --kimg`), more real images. "
+            "With --allow-unverified the images are kept, each marked as unverified."
+        )
 
 
-def _cell(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _cell(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 # -------------------------------------------------------------------------------------------------- classifier
@@ -358,8 +377,8 @@ def _cell(value: float | None) -> str:
 @click.option("--synthetic", multiple=True, type=PATH, metavar="SYN", help="Synthetic set to add to train; repeatable.")
 @out_options
 @training_options
-@click.option("--loss",      metavar="NAME", default="cross-entropy", show_default=True, help="Loss function.")
-@click.option("--sampling",  metavar="NAME", default="natural", show_default=True, help="How images are drawn.")
+@click.option("--loss",      metavar="NAME", default="cross-entropy", show_default=True, help="cross-entropy, class-weights, focal or logit-adjustment.")
+@click.option("--sampling",  metavar="NAME", default="natural", show_default=True, help="natural or balanced.")
 @dry_run
 def train_classifier(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite: bool, dry_run: bool, **settings: Any) -> None:  # fmt: skip
     """Train a classifier; the test split is read once, at the end."""
@@ -417,14 +436,18 @@ def predict(paths: tuple[str, ...], run: Path | None, as_json: bool) -> None:
 @data_option
 @click.option("--synthetic", multiple=True, type=PATH, metavar="SYN", help="Synthetic set for the arm gan; repeatable.")
 @out_options
-@click.option("--arms",      metavar="NAMES", help="Arms to run, separated by commas.  [default: all that the data allow]")
-@click.option("--seeds",     type=int, default=3, show_default=True, help="Trainings per arm.")
+@click.option("--arms",      metavar="NAMES", help="Arms by comma: unbalanced, class-weights, balanced-sampling, focal, logit-adjustment, gan, full-data.  [default: all but focal and logit-adjustment that the data allow]")
+@click.option("--seeds",     type=click.IntRange(2), default=3, show_default=True, help="Trainings per arm.")
 @click.option("--margin",    type=click.FloatRange(0, 1, max_open=True), default=0.01, show_default=True, help="Smallest macro-F1 gain worth having.")
 @training_options
 @json_option
 @dry_run
 def compare(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite: bool, arms: str | None, seeds: int, margin: float, as_json: bool, dry_run: bool, **settings: Any) -> None:  # fmt: skip
-    """Compare balancing with synthetic images against every cheap remedy, and conclude."""
+    """Find out whether balancing helped.
+
+    Trains every arm with every seed, and compares the arm with synthetic images (gan) with the best of the cheap
+    remedies: class weights, balanced sampling, and whatever --arms adds. A killed comparison goes on where it stopped.
+    """
     from balancer.data import PreparedDataset, SyntheticSet, new_output
     from classifier.compare import compare as run
     from classifier.training import TrainingConfig
@@ -446,7 +469,7 @@ def compare(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite
 @click.argument("report", type=PATH, metavar="REPORT")
 @json_option
 def report(report: Path, as_json: bool) -> None:
-    """Compute a comparison's statistics and page again from its predictions."""
+    """Compute a comparison again from its predictions."""
     from classifier.compare import report_again
 
     result = report_again(report)

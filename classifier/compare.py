@@ -9,6 +9,7 @@ conclusion rests, `gan` minus that best cheap arm, is fixed before anything runs
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations, islice
@@ -77,7 +78,7 @@ def compare(
     _refuse(out, overwrite)
 
     all_seeds = [config.seed + i for i in range(seeds)]
-    trainer = _Trainer(data, synthetic, config, all_seeds, out / JOBS)
+    trainer = _Trainer(data, synthetic, config, all_seeds, out / JOBS, (len(cheap) + len(extra)) * seeds)
     tables = [trainer.predictions(name, CHEAP[name]) for name in cheap]
     plan = {name: CHEAP[name] for name in cheap}
     best = best_on_validation(pd.concat(tables), data.classes, cheap)
@@ -216,8 +217,11 @@ class _Trainer:
         config: TrainingConfig,
         seeds: Sequence[int],
         cache: Path,
+        trainings: int,
     ) -> None:
         self.data, self.synthetic, self.config, self.seeds, self.cache = data, synthetic, config, seeds, cache
+        self.trainings = trainings
+        self.seconds: list[float] = []  # of each training that was not in the cache
         self.images = {split: data.images(split) for split in ("validation", "test")}
         self.labels = {split: data.labels(split) for split in self.images}
         self.hashes = {split: digest(self.images[split], self.labels[split]) for split in self.images}
@@ -229,7 +233,7 @@ class _Trainer:
         trained_on = digest(train, labels)
         tables = []
         for i, seed in enumerate(self.seeds):
-            stage(f"Arm {name}, seed {i + 1} of {len(self.seeds)}")
+            self._announce(f"Arm {name}, seed {i + 1} of {len(self.seeds)}")
             config = arm.config(self.config, seed)
             job = Job(
                 _TRAINING,
@@ -262,13 +266,25 @@ class _Trainer:
                     folder / "history.json", {"best_step": fitted.best_step, "history": fitted.history}
                 )
 
+            begun, cached = time.monotonic(), job.done(self.cache)
             folder = job.run(self.cache, work)
+            if not cached:
+                self.seconds.append(time.monotonic() - begun)
             self.used.add(folder)
             table = pd.read_parquet(folder / PREDICTIONS)
             table.insert(0, "arm", name)
             table.insert(1, "seed", seed)
             tables.append(table)
         return pd.concat(tables)
+
+    def _announce(self, what: str) -> None:
+        """Name the training that begins, and about how long this one and all after it will take."""
+        done = len(self.used)
+        left = ""
+        if self.seconds:
+            minutes = np.mean(self.seconds) * (self.trainings - done) / 60
+            left = f", about {max(minutes, 1):.0f} min left"
+        stage(f"{what}: training {done + 1} of {self.trainings}{left}")
 
     def _table(self, split: str, probabilities: np.ndarray) -> pd.DataFrame:
         rows, classes = self.data.tables[split], np.array(self.data.classes)
@@ -483,8 +499,8 @@ def statement(report: Report) -> str:
     if primary is None:
         if study["synthetic"] and not any(images["counts"] for images in study["synthetic"]):
             return (
-                "Nothing passed the gate, so that there is nothing to compare: balancing with these synthetic images "
-                f"cannot be recommended{cells}."
+                "It is undecided whether balancing with synthetic images helps: nothing passed the gate, so that there is "
+                f"nothing to compare, and these synthetic images are not recommended{cells}."
             )
         return (
             f"Whether balancing with synthetic images helps was not examined: the arm gan was not run{cells}."

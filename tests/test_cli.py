@@ -145,7 +145,7 @@ def test_compare_concludes_and_report_computes_the_same_again(place, tmp_path):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["synth", "--class", "CLL", "--n", 0, "--run", "{place}/runs/g"], "--n must be at least 1"),
+        (["synth", "--class", "CLL", "--n", 0, "--run", "{place}/runs/g"], "0 is not in the range"),
         (["synth", "--class", "monocyte", "--n", 5, "--run", "{place}/runs/g"], "no class 'monocyte'"),
         (["prepare", "{place}/source", "--out", "{place}/data"], "exists already"),
         (["prepare", "{place}/nowhere", "--out", "{place}/new"], "nowhere"),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 from balancer.files import write_text
 from classifier.report.examples import KINDS
-from classifier.report.plots import arms_plot, primary_plot
+from classifier.report.plots import NARROW, WIDE, arms_plot, primary_plot
+
+DECIMALS = {"kid": 4, "fid": 1}  # of the gate's metrics; all others are shares or near 1
 
 
 def write_report(report: dict[str, Any], out: Path) -> None:
@@ -26,15 +29,18 @@ def write_report(report: dict[str, Any], out: Path) -> None:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"signed": signed, "number": number, "interval": interval, "p_value": p_value}
-    primary = report["conclusion"]["primary"]
+    environment.filters |= {"signed": signed, "count": count, "interval": interval, "p_value": p_value}
+    study, primary = report["study"], report["conclusion"]["primary"]
     text = environment.get_template("report.html.j2").render(
         report=report,
-        study=report["study"],
-        classes=report["study"]["data"]["classes"],
-        arms_plot=_svg_uri(arms_plot(report)),
-        primary_plot=_svg_uri(primary_plot(report)) if primary else None,
-        examples=_examples(report["study"]["data"]["classes"], out / "examples"),
+        study=study,
+        classes=study["data"]["classes"],
+        verdict=verdict(report),
+        arms_plot=[_svg_uri(arms_plot(report, width)) for width in (WIDE, NARROW)],
+        primary_plot=[_svg_uri(primary_plot(report, width)) for width in (WIDE, NARROW)] if primary else None,
+        examples=_examples(study["data"]["classes"], out / "examples"),
+        measured=measured,
+        footnotes=footnotes,
     )
     write_text(out / "report.html", text)
 
@@ -44,18 +50,46 @@ def signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def number(value: Any) -> str:
-    """A figure for a table: counts whole, others with up to three significant digits, what is missing a dash."""
+def verdict(report: Mapping[str, Any]) -> str:
+    """The conclusion in a few words."""
+    if report["conclusion"]["primary"]:
+        return {True: "helped", False: "did not help", None: "undecided"}[report["conclusion"]["helped"]]
+    if not report["study"]["synthetic"]:
+        return "not tested: no synthetic images given"
+    if not any(images["counts"] for images in report["study"]["synthetic"]):
+        return "not tested: no synthetic image passed the gate"
+    return "not tested: the arm gan was not run"
+
+
+def count(value: int) -> str:
+    """A count with a thin gap between the thousands: 12 345."""
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def measured(metric: str, value: float | Sequence[float] | None) -> str:
+    """A value of one of the gate's metrics, or its interval, with the metric's decimals; a dash for None."""
     if value is None:
         return "–"
-    if isinstance(value, (list, tuple)):
-        return " to ".join(number(part) for part in value)
-    if isinstance(value, (bool, str)):
-        return str(value)
-    if isinstance(value, int) or float(value).is_integer():
-        return f"{int(value):,}".replace(",", " ")
-    digits = 3 if 0.1 <= abs(value) < 1 else (4 if abs(value) < 0.1 else 1)
-    return f"{value:.{digits}f}".replace("-", "−")
+    if isinstance(value, Sequence):
+        return " to ".join(measured(metric, end) for end in value)
+    return f"{value:.{DECIMALS.get(metric, 3)}f}".replace("-", "−")
+
+
+def footnotes(gate: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The notes on the metrics in `gate`, by class and metric, without what differs from class to class.
+
+    What a class's reasons say already is left out and the class's name replaced, so that equal notes can share
+    one footnote.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for label, judged in gate["classes"].items():
+        found[label] = {}
+        for metric, values in judged["metrics"].items():
+            note = values["note"] or ""
+            for reason in judged["reasons"]:
+                note = note.replace(reason, "")
+            found[label][metric] = note.replace(f"takes for {label};", "takes for the class;").strip()
+    return found
 
 
 def interval(ci: Sequence[float]) -> str:
@@ -75,12 +109,18 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _examples(classes: Sequence[str], folder: Path) -> dict[str, dict[str, str]]:
-    """Data URIs by class and kind, of the pictures that `save_examples` wrote."""
-    found: dict[str, dict[str, str]] = {}
+def _examples(classes: Sequence[str], folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Data URI and number of images, by class and kind, of the pictures that `save_examples` wrote."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for label in classes:
         paths = {kind: folder / kind / f"{label}.png" for kind in KINDS}
-        rows = {kind: _uri(path.read_bytes(), "image/png") for kind, path in paths.items() if path.is_file()}
+        rows = {kind: _picture(path) for kind, path in paths.items() if path.is_file()}
         if rows:
             found[label] = rows
     return found
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    with Image.open(path) as row:
+        images = row.width // row.height
+    return {"uri": _uri(path.read_bytes(), "image/png"), "images": images}

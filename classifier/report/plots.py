@@ -1,4 +1,4 @@
-"""The two plots of a report, as SVG texts."""
+"""The two plots of a report, as SVG texts; `width` is in inches, and the letters keep their size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+INK, QUIET, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 CHEAP_COLOUR, EXTRA_COLOUR = "#52606d", "#0b7285"
+WIDE, NARROW = 9.6, 4.4
 ZONES = {"helped": "#2b8a3e", "not": "#c92a2a"}
 
 
-def arms_plot(report: dict[str, Any]) -> str:
+def arms_plot(report: dict[str, Any], width: float = WIDE) -> str:
     """Macro-F1 of each arm with its interval, and every seed as a faint mark."""
     arms = report["arms"]
-    figure, axes = _figure(len(arms))
+    figure, axes = _figure(len(arms), width)
     for row, (name, arm) in enumerate(arms.items()):
         value = arm["macro_f1"]
         colour = EXTRA_COLOUR if name in ("gan", "full-data") else CHEAP_COLOUR
@@ -25,11 +26,11 @@ def arms_plot(report: dict[str, Any]) -> str:
         axes.plot(value["ci"], [row, row], color=colour, lw=2, solid_capstyle="butt")
         axes.plot(value["mean"], row, "o", color=colour, ms=7)
     _label_rows(axes, list(arms))
-    axes.set_xlabel("macro-F1 on the test split (95 % interval; ticks are seeds)")
+    axes.set_xlabel("macro-F1 on the test split")
     return _svg(figure)
 
 
-def primary_plot(report: dict[str, Any]) -> str:
+def primary_plot(report: dict[str, Any], width: float = WIDE) -> str:
     """The differences that bear on the conclusion, with the margin: the primary contrast first."""
     primary = report["conclusion"]["primary"]
     rows = [primary] + [
@@ -37,7 +38,7 @@ def primary_plot(report: dict[str, Any]) -> str:
         for pair in report["paired"]
         if "gan" in (pair["a"], pair["b"]) and (pair["a"], pair["b"]) != (primary["a"], primary["b"])
     ]
-    figure, axes = _figure(len(rows))
+    figure, axes = _figure(len(rows), width)
     margin = primary["margin"]
     reach = 1.1 * max(abs(edge) for row in rows for edge in (*row["ci"], 2 * margin))
     axes.set_xlim(-reach, reach)
@@ -50,12 +51,12 @@ def primary_plot(report: dict[str, Any]) -> str:
         axes.plot(row["delta"], i, "o", color=colour, ms=8 if i == 0 else 5)
     _label_rows(axes, [f"{row['a']} − {row['b']}" for row in rows])
     axes.get_yticklabels()[0].set_fontweight("bold")
-    axes.set_xlabel(f"difference of macro-F1; shaded: worth having (above the margin {margin:g})")
+    axes.set_xlabel("difference of macro-F1")
     return _svg(figure)
 
 
-def _figure(rows: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9.6, 0.95 + 0.38 * rows), layout="constrained")
+def _figure(rows: int, width: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 0.95 + 0.38 * rows), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GRID)

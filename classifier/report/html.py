@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from balancer.files import write_text
+from balancer.quality.gate import GOOD
 from classifier.report.examples import KINDS
 from classifier.report.plots import NARROW, WIDE, arms_plot, primary_plot
 
@@ -39,6 +40,7 @@ def write_report(report: dict[str, Any], out: Path) -> None:
         arms_plot=[_svg_uri(arms_plot(report, width)) for width in (WIDE, NARROW)],
         primary_plot=[_svg_uri(primary_plot(report, width)) for width in (WIDE, NARROW)] if primary else None,
         examples=_examples(study["data"]["classes"], out / "examples"),
+        unverified=_unverified(study),
         measured=measured,
         footnotes=footnotes,
     )
@@ -75,21 +77,31 @@ def measured(metric: str, value: float | Sequence[float] | None) -> str:
     return f"{value:.{DECIMALS.get(metric, 3)}f}".replace("-", "−")
 
 
-def footnotes(gate: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The notes on the metrics in `gate`, by class and metric, without what differs from class to class.
+def footnotes(gate: Mapping[str, Any]) -> tuple[list[str], dict[tuple[str, str], int]]:
+    """The different notes on the metrics in `gate`, and the number, from 1, of each class and metric's note.
 
-    What a class's reasons say already is left out and the class's name replaced, so that equal notes can share
-    one footnote.
+    What a class's reasons say already is left out and the class's name replaced, so that classes share notes.
     """
-    found: dict[str, dict[str, str]] = {}
+    numbers: dict[str, int] = {}
+    found: dict[tuple[str, str], int] = {}
     for label, judged in gate["classes"].items():
-        found[label] = {}
         for metric, values in judged["metrics"].items():
-            note = values["note"] or ""
+            note = (values["note"] or "").replace(f"takes for {label};", "takes for the class;")
             for reason in judged["reasons"]:
                 note = note.replace(reason, "")
-            found[label][metric] = note.replace(f"takes for {label};", "takes for the class;").strip()
-    return found
+            if note := note.strip():
+                found[label, metric] = numbers.setdefault(note, len(numbers) + 1)
+    return list(numbers), found
+
+
+def _unverified(study: Mapping[str, Any]) -> set[str]:
+    """The classes whose images were used although they did not pass."""
+    return {
+        label
+        for images in study["synthetic"]
+        for label, judged in images["gate"]["classes"].items()
+        if judged["verdict"] not in GOOD and images["counts"].get(label)
+    }
 
 
 def interval(ci: Sequence[float]) -> str:

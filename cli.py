@@ -378,7 +378,7 @@ def _cell(value: float | None, digits: int = 3) -> str:
 @out_options
 @training_options
 @click.option("--loss",      metavar="NAME", default="cross-entropy", show_default=True, help="cross-entropy, class-weights, focal or logit-adjustment.")
-@click.option("--sampling",  metavar="NAME", default="natural", show_default=True, help="natural or balanced.")
+@click.option("--sampling",  metavar="NAME", default="balanced", show_default=True, help="natural or balanced.")
 @dry_run
 def train_classifier(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite: bool, dry_run: bool, **settings: Any) -> None:  # fmt: skip
     """Train a classifier; the test split is read once, at the end."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -260,8 +259,3 @@ def sample_sheet(
         )
         rows.append(np.concatenate(list(images), axis=1))
     return Image.fromarray(np.concatenate(rows))
-
-
-def read_metrics(run: Path) -> pd.DataFrame:
-    """The metrics of a run as a table, a row per tick."""
-    return pd.read_json(Path(run) / "metrics.jsonl", lines=True)

@@ -69,5 +69,5 @@ def gan(best: str) -> Arm:
 
 
 def full_data(best: str) -> Arm:
-    """The same cheap arm, plus the real images that were held out: what collecting them would have brought."""
-    return replace(CHEAP[best], summary=f"Like {best}, with the held-out real images added.", adds="heldout")
+    """The same cheap arm, plus the images that were held out: what collecting them would have brought."""
+    return replace(CHEAP[best], summary=f"Like {best}, with the held-out images added.", adds="heldout")

@@ -23,6 +23,7 @@ from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError, unknown_name
 from balancer.files import read_json, write_json, write_with
 from balancer.progress import note, stage
+from balancer.quality.gate import GOOD
 from classifier import evaluation, training
 from classifier.arms import ARMS, CHEAP, DEFAULT_CHEAP, FULL_DATA, GAN, Arm, full_data, gan, usable_heldout
 from classifier.jobs import Job, code_version, digest, remove_stale
@@ -483,7 +484,7 @@ def _notes(report: Report, test: _Split, validation: _Split) -> list[str]:
         f"{label} ({verdict['verdict']})"
         for images in study["synthetic"]
         for label, verdict in images["gate"]["classes"].items()
-        if verdict["verdict"] not in ("pass", "warn") and images["counts"].get(label)
+        if verdict["verdict"] not in GOOD and images["counts"].get(label)
     ]
     if unverified:
         notes.append(

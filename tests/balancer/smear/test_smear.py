@@ -261,3 +261,12 @@ def test_the_task_is_neither_trivial_nor_hopeless():
     model = make_pipeline(StandardScaler(), SVC(C=3)).fit(x, y)
     score = f1_score(y_test, model.predict(x_test), average="macro")
     assert 0.5 < score < 0.9
+
+
+def test_a_cell_is_the_same_in_every_batch() -> None:
+    cells = draw_cells({"neutrophil": 12, "CLL": 12}, seed=3)
+    images, masks = render(cells, 32)
+    shuffled = np.random.default_rng(0).permutation(len(cells))
+    again, masks_again = render(cells.iloc[shuffled], 32)
+    assert np.array_equal(again, images[shuffled])
+    assert np.array_equal(masks_again, masks[shuffled])

@@ -98,28 +98,26 @@ class Resampler(nn.Module):
         self.register_buffer("Kernel", low_pass((1, 3, 3, 1)))
 
 
-class Upsampling(nn.Module):
-    """N×I×H×W → N×O×2H×2W; the widths change at the lower resolution."""
+class Resampling(nn.Module):
+    """The filter, and a 1×1 convolution where the widths differ."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.Resampler = Resampler()
         if inputs != outputs:
             self.LinearLayer = Convolution(inputs, outputs)
+
+
+class Upsampling(Resampling):
+    """N×I×H×W → N×O×2H×2W; the widths change at the lower resolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.LinearLayer(x) if hasattr(self, "LinearLayer") else x
         return upsample2d(x, self.Resampler.Kernel)
 
 
-class Downsampling(nn.Module):
+class Downsampling(Resampling):
     """N×I×H×W → N×O×H/2×W/2; the widths change at the lower resolution."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.Resampler = Resampler()
-        if inputs != outputs:
-            self.LinearLayer = Convolution(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = downsample2d(x, self.Resampler.Kernel)

@@ -60,23 +60,9 @@ def test_same_seed_same_weights_and_another_seed_others(run, data, tmp_path):
     assert not torch.equal(first["module/G/mapping.fc0.weight"], other["module/G/mapping.fc0.weight"])
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("stop_at", [2, 5, 11])
-def test_a_resumed_run_equals_an_uninterrupted_one(run, data, tmp_path, monkeypatch, stop_at):
-    fetch = Batches.__getitem__
-
-    def killed(self, step):
-        if step == stop_at:
-            raise Killed
-        return fetch(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Batches, "__getitem__", killed)
-        with pytest.raises(Killed):
-            train(data, CONFIG, tmp_path / "run")
+def test_a_resumed_run_equals_an_uninterrupted_one(run, data, tmp_path, train_until, stop_at):
+    train_until(stop_at, data, CONFIG, tmp_path / "run")
     train(data, CONFIG, tmp_path / "run", resume=True)
     whole, resumed = (load_tensors(path / "state.safetensors")[0] for path in (run, tmp_path / "run"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

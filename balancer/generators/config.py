@@ -24,9 +24,27 @@ class GeneratorConfig:
     style_mixing: float = 0.0  # probability; 0.9 is the paper's for large images
     ema_kimg: float = 10.0  # half-life of the weight average
     ema_rampup: float = 0.1  # the half-life is at most this share of the images seen so far
+    augmentation: str | None = (
+        None  # what the discriminator sees: a set of ADA's operations, diffaugment or none
+    )
+    augmentation_p: float | None = None  # fixed probability; None: adapted to the discriminator's overfitting
     ada_target: float = 0.6  # of the mean sign of the discriminator's outputs on real images
     ada_kimg: float = 100.0  # kimg in which p can go from 0 to 1
     symmetries: bool = True  # show real images mirrored and quarter-turned: cells have no up
+    freeze_discriminator: int = 0  # blocks of the discriminator, from the image on, that keep their weights
+    only: tuple[str, ...] = ()  # train on these classes alone; empty: on all
+    balance: float = 1.0  # a class of n images is drawn in proportion to n^(1 − balance): 0 natural, 1 even
+    unconditional_kimg: float = 0.0  # train without classes so long, …
+    ramp_kimg: float = 0.0  # … then let the condition grow from 0 to 1 over so many (arXiv 2201.06578)
+    classless_resolution: int = 0  # layers up to this resolution do not see the class (UTLO)
+    embedding_noise: float = (
+        0.0  # standard deviation of noise on class embeddings (NoisyTwins, arXiv 2304.05866)
+    )
+    decorrelation: float = 0.0  # weight of NoisyTwins' decorrelation between the latents of one class
+    accumulate: int = 1  # forward and backward passes over which a batch is divided
+    stop_on_collapse: bool = (
+        False  # end, with the best checkpoint, when a class collapses or training diverges
+    )
     channel_base: int | None = None  # channels of a layer: base / resolution, at most channel_max
     channel_max: int | None = None
     latent: int | None = None
@@ -56,6 +74,11 @@ class GeneratorConfig:
             raise InputError(
                 f"{self.kimg} kimg is less than one batch of {self.batch_size} images; train longer."
             )
+        if self.accumulate < 1 or self.batch_size % (4 * self.accumulate):
+            raise InputError(
+                f"A batch of {self.batch_size} does not divide into {self.accumulate} parts that are multiples of 4; "
+                "choose another --batch-size or --accumulate."
+            )
         if self.ticks < 1:
             raise InputError(f"ticks must be at least 1, not {self.ticks}.")
 
@@ -71,4 +94,4 @@ class GeneratorConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, as it stands in `config.json`."""
-        return asdict(self)
+        return asdict(self) | {"only": list(self.only)}

@@ -7,27 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from balancer.generators.adversaries import Adversaries
 from balancer.generators.config import GeneratorConfig
-
-
-class Adversaries(Protocol):
-    """A generator, its discriminator and their optimizers, ready to be trained one batch at a time.
-
-    Constructed as `family(config, classes, resolution, device)`. Everything that a resume needs is in `modules`
-    (parameters and buffers) and `optimizers`; every random draw comes from the `rng` handed in.
-    """
-
-    modules: dict[str, nn.Module]  # "G", "D", "G_ema" and what else has state
-    optimizers: dict[str, torch.optim.Optimizer]
-
-    def step(
-        self, step: int, real: Tensor, labels: Tensor, fake_labels: Tensor, rng: torch.Generator
-    ) -> dict[str, Tensor]:
-        """One update of both networks.
-
-        `real`: float N×3×R×R in [−1, 1]; `labels`, `fake_labels`: int64 N. Returns scalars for the log.
-        """
-        ...
 
 
 class GeneratorFamily(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import vendor.stylegan2_ada as sg
 from balancer.devices import computes_bfloat16
 from balancer.errors import InputError
+from balancer.generators.adversaries import Adversaries, Chunk
 from balancer.generators.averaging import average_weights
 from balancer.generators.config import GeneratorConfig
 
@@ -26,6 +28,7 @@ class StyleGAN2ADA:
     def resolve(self, config: GeneratorConfig, resolution: int) -> GeneratorConfig:
         return config.with_defaults(
             learning_rate=0.0025,
+            augmentation="bgc",
             gamma=sg.default_gamma(resolution, config.batch_size),
             channel_base=2048 if resolution <= 32 else 4096,
             channel_max=128,
@@ -51,7 +54,7 @@ class StyleGAN2ADA:
     def adversaries(
         self, config: GeneratorConfig, classes: int, resolution: int, device: torch.device
     ) -> Adversaries:
-        return Adversaries(config, self.network_config(config, classes, resolution), device)
+        return StyleGAN2Adversaries(config, self.network_config(config, classes, resolution), device)
 
     def generator(self, network: dict[str, Any]) -> sg.Generator:
         return sg.Generator(**network)
@@ -66,11 +69,11 @@ class StyleGAN2ADA:
         return generator(z, c, truncation_psi=truncation, noise_mode="const")
 
 
-class Adversaries:
+class StyleGAN2Adversaries(Adversaries):
     """The networks, their optimizers and one step of training them."""
 
     def __init__(self, config: GeneratorConfig, network: dict[str, Any], device: torch.device) -> None:
-        self.config = config
+        super().__init__(config)
         self.z_dim, self.c_dim = network["z_dim"], network["c_dim"]
         resolution = network["img_resolution"]
         G = sg.Generator(**network)
@@ -89,7 +92,7 @@ class Adversaries:
         self.augment.p.zero_()
         self.ada = sg.AdaptiveAugmentation(config.ada_target, config.ada_kimg * 1000).to(device)
         self.path_length = sg.PathLength().to(device)
-        self.modules: dict[str, nn.Module] = {
+        self.modules = {
             "G": self.G,
             "D": self.D,
             "G_ema": self.G_ema,
@@ -99,7 +102,7 @@ class Adversaries:
         }
         assert config.learning_rate and config.gamma
         self.learning_rate, self.gamma = config.learning_rate, config.gamma
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
+        self.optimizers = {
             "G": self._adam(G, PATH_LENGTH_INTERVAL if config.path_length_weight else None),
             "D": self._adam(D, R1_INTERVAL),
         }
@@ -111,51 +114,59 @@ class Adversaries:
             network.parameters(), lr=self.learning_rate * k, betas=(0.0, 0.99**k), eps=1e-8
         )
 
-    def step(
-        self, step: int, real: Tensor, labels: Tensor, fake_labels: Tensor, rng: torch.Generator
-    ) -> dict[str, Tensor]:
-        G, D = self.G, self.D
-        c, c_fake = (F.one_hot(y, self.c_dim).float() for y in (labels, fake_labels))
-        n, config = len(real), self.config
-
-        def judge(images: Tensor, c: Tensor) -> Tensor:
-            return D(self.augment(images, generator=rng), c)
-
-        def latents(m: int) -> Tensor:
-            return torch.randn(m, self.z_dim, generator=rng, device=rng.device)
-
-        D.requires_grad_(False)
-        fake, _ = sg.run_generator(G, latents(n), c_fake, config.style_mixing, rng)
-        loss_g = sg.g_nonsaturating(judge(fake, c_fake)).mean()
-        self._update("G", loss_g)
-        logged = {"loss_g": loss_g}
+    def step(self, step: int, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
+        config = self.config
+        self.D.requires_grad_(False)
+        logged = {"loss_g": self.update("G", (self.generator_loss(chunk) for chunk in chunks))}
         if config.path_length_weight and step % PATH_LENGTH_INTERVAL == 0:
-            m = n // 2
-            images, ws = sg.run_generator(G, latents(m), c_fake[:m], config.style_mixing, rng)
-            penalty = self.path_length(images, ws, rng).mean()
-            self._update("G", penalty * config.path_length_weight * PATH_LENGTH_INTERVAL)
-        D.requires_grad_(True)
+            weight = config.path_length_weight * PATH_LENGTH_INTERVAL
+            self.update("G", (weight * self.path_length_penalty(chunk) for chunk in chunks))
+        self.D.requires_grad_(True)
 
-        with torch.no_grad():
-            fake, _ = sg.run_generator(G, latents(n), c_fake, config.style_mixing, rng)
-        logits_real, logits_fake = judge(real, c), judge(fake, c_fake)
-        loss_d = sg.d_logistic(logits_real, logits_fake).mean()
-        self._update("D", loss_d)
+        signs: list[Tensor] = []
+        logged["loss_d"] = self.update("D", (self.discriminator_loss(chunk, signs) for chunk in chunks))
         if step % R1_INTERVAL == 0:
-            r1 = sg.r1_penalty(judge, real, c).mean()
-            self._update("D", r1 * (self.gamma / 2 * R1_INTERVAL))
+            weight = self.gamma / 2 * R1_INTERVAL
+            self.update("D", (weight * self.gradient_penalty(chunk) for chunk in chunks))
 
-        self.ada.observe(logits_real)
         if (step + 1) % ADA_INTERVAL == 0:
             self.ada.adjust(self.augment)
         seen = (step + 1) * config.batch_size
         half_life = min(config.ema_kimg * 1000, seen * config.ema_rampup)
-        average_weights(self.G_ema, G, config.batch_size, half_life)
-        logged |= {"loss_d": loss_d, "real_sign": logits_real.sign().mean(), "augmentation_p": self.augment.p}
-        return logged
+        average_weights(self.G_ema, self.G, config.batch_size, half_life)
+        return logged | {"real_sign": torch.stack(signs).mean(), "augmentation_p": self.augment.p}
 
-    def _update(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+    def generate(self, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images of these classes and the ws they are made from."""
+        z = torch.randn(len(labels), self.z_dim, generator=rng, device=rng.device)
+        return sg.run_generator(self.G, z, self.condition(labels), self.config.style_mixing, rng)
+
+    def judge(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """The discriminator's logits, N×1, of augmented images."""
+        return self.D(self.augment(images, generator=rng), self.condition(labels))
+
+    def condition(self, labels: Tensor) -> Tensor:
+        return F.one_hot(labels, self.c_dim).float()
+
+    def generator_loss(self, chunk: Chunk) -> Tensor:
+        fake, _ = self.generate(chunk.fake_labels, chunk.rng)
+        return sg.g_nonsaturating(self.judge(fake, chunk.fake_labels, chunk.rng)).mean()
+
+    def path_length_penalty(self, chunk: Chunk) -> Tensor:
+        images, ws = self.generate(chunk.fake_labels[: len(chunk.real) // 2], chunk.rng)
+        return self.path_length(images, ws, chunk.rng).mean()
+
+    def discriminator_loss(self, chunk: Chunk, signs: list[Tensor]) -> Tensor:
+        """The loss; the mean sign of the logits of real images goes to `signs` and to the controller of p."""
+        with torch.no_grad():
+            fake, _ = self.generate(chunk.fake_labels, chunk.rng)
+        real = self.judge(chunk.real, chunk.labels, chunk.rng)
+        self.ada.observe(real)
+        signs.append(real.detach().sign().mean())
+        return sg.d_logistic(real, self.judge(fake, chunk.fake_labels, chunk.rng)).mean()
+
+    def gradient_penalty(self, chunk: Chunk) -> Tensor:
+        def judge(images: Tensor, labels: Tensor) -> Tensor:
+            return self.judge(images, labels, chunk.rng)
+
+        return sg.r1_penalty(judge, chunk.real, chunk.labels).mean()

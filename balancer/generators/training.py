@@ -28,6 +28,7 @@ from balancer.files import (
     write_with,
 )
 from balancer.generators import registry
+from balancer.generators.adversaries import Adversaries, Chunk, processes
 from balancer.generators.checkpoints import (
     collect_state,
     load_tensors,
@@ -36,7 +37,7 @@ from balancer.generators.checkpoints import (
     to_uint8,
 )
 from balancer.generators.config import GeneratorConfig
-from balancer.generators.protocol import Adversaries, GeneratorFamily
+from balancer.generators.protocol import GeneratorFamily
 from balancer.progress import note, track
 
 _STREAMS = {"data": 1, "step": 2, "samples": 3}
@@ -106,9 +107,7 @@ def train(
     totals: dict[str, Tensor] = {}
     since, clock = start, time.monotonic()
     for step in track(range(start, config.steps), f"Training {config.generator}", config.steps - start):
-        real, labels, fake_labels = (t.to(device) for t in batches[step])
-        rng = torch.Generator(device).manual_seed(_seed(config.seed, "step", step))
-        logged = adversaries.step(step, real, labels, fake_labels, rng)
+        logged = adversaries.step(step, _chunks(batches[step], config, step, device))
         totals = {name: totals.get(name, 0) + value.detach().float() for name, value in logged.items()}
         done = step + 1
         if done in ticks:
@@ -161,8 +160,29 @@ def _turn(images: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     return turned
 
 
-def _seed(seed: int, stream: str, step: int) -> int:
-    return int(np.random.SeedSequence([seed, _STREAMS[stream], step]).generate_state(1, np.uint64)[0] >> 1)
+def _chunks(
+    batch: tuple[Tensor, Tensor, Tensor], config: GeneratorConfig, step: int, device: torch.device
+) -> list[Chunk]:
+    """This process's part of the batch, cut into `config.accumulate` chunks with random states of their own.
+
+    The chunks of all processes together depend on their number alone: two processes see what one sees with twice
+    the accumulation.
+    """
+    world, rank = processes().num_processes, processes().process_index
+    parts = zip(*(t.chunk(config.accumulate * world) for t in batch), strict=True)
+    mine = list(enumerate(parts))[rank * config.accumulate : (rank + 1) * config.accumulate]
+    chunks = []
+    for number, part in mine:
+        real, labels, fake_labels = (t.to(device) for t in part)
+        rng = torch.Generator(device).manual_seed(_seed(config.seed, "step", step, number))
+        chunks.append(Chunk(real, labels, fake_labels, rng))
+    return chunks
+
+
+def _seed(seed: int, stream: str, *numbers: int) -> int:
+    return int(
+        np.random.SeedSequence([seed, _STREAMS[stream], *numbers]).generate_state(1, np.uint64)[0] >> 1
+    )
 
 
 def _refuse(out: Path, data: PreparedDataset, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from math import cos, log2, pi
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import vendor.stylegan2_ada as sg
 from balancer.devices import computes_bfloat16
 from balancer.errors import InputError
+from balancer.generators.adversaries import Adversaries, Chunk
 from balancer.generators.averaging import average_weights
 from balancer.generators.config import GeneratorConfig
 from balancer.generators.r3gan.loss import gradient_penalty, relativistic
@@ -41,6 +43,7 @@ class R3GAN:
     def resolve(self, config: GeneratorConfig, resolution: int) -> GeneratorConfig:
         return config.with_defaults(
             learning_rate=2e-4,
+            augmentation="bgc",
             gamma=default_gamma(resolution),
             channel_base=2048 if resolution <= 64 else 4096,
             channel_max=160,
@@ -73,7 +76,7 @@ class R3GAN:
     def adversaries(
         self, config: GeneratorConfig, classes: int, resolution: int, device: torch.device
     ) -> Adversaries:
-        return Adversaries(config, self.network_config(config, classes, resolution), device)
+        return R3GANAdversaries(config, self.network_config(config, classes, resolution), device)
 
     def generator(self, network: dict[str, Any]) -> Generator:
         return Generator(**network)
@@ -88,7 +91,7 @@ class R3GAN:
         return generator(z * truncation, F.one_hot(labels, generator.c_dim).float())
 
 
-class Adversaries:
+class R3GANAdversaries(Adversaries):
     """The networks, their optimizers and one step of training them.
 
     Learning rate, Adam's β₂, γ, the strength of augmentation and the half-life of the average follow a cosine
@@ -96,7 +99,7 @@ class Adversaries:
     """
 
     def __init__(self, config: GeneratorConfig, network: dict[str, Any], device: torch.device) -> None:
-        self.config = config
+        super().__init__(config)
         self.z_dim, self.c_dim = network["NoiseDimension"], network["ConditionDimension"]
         stages = ("WidthPerStage", "CardinalityPerStage", "BlocksPerStage")
         mirrored = {name: value[::-1] if name in stages else value for name, value in network.items()}
@@ -108,20 +111,17 @@ class Adversaries:
         G_ema.dtype = torch.float32
         self.G, self.D, self.G_ema = G.to(device), D.to(device), G_ema.to(device)
         self.augment = sg.AugmentPipe(**sg.PRESETS["bgc"]).to(device)
-        self.modules: dict[str, nn.Module] = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
+        self.modules = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
         assert config.learning_rate and config.gamma
         self.learning_rate, self.gamma = config.learning_rate, config.gamma
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
+        self.optimizers = {
             name: torch.optim.Adam(self.modules[name].parameters(), lr=self.learning_rate, eps=1e-8)
             for name in ("G", "D")
         }
 
-    def step(
-        self, step: int, real: Tensor, labels: Tensor, fake_labels: Tensor, rng: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The loss compares pairs, so a generated image has the class of its real one; `fake_labels` are not used."""
-        G, D, config = self.G, self.D, self.config
-        c, n = F.one_hot(labels, self.c_dim).float(), len(real)
+    def step(self, step: int, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
+        """The loss compares pairs, so a generated image has the class of its real one; fake labels are not used."""
+        config = self.config
         progress = step / (BURN_IN * config.steps)
         gamma = cosine(progress, self.gamma, self.gamma / 10)
         self.augment.p.fill_(cosine(progress, 0.0, AUGMENTATION))
@@ -129,47 +129,50 @@ class Adversaries:
             optimizer.param_groups[0]["lr"] = cosine(progress, self.learning_rate, self.learning_rate / 4)
             optimizer.param_groups[0]["betas"] = (0.0, cosine(progress, 0.9, 0.99))
 
-        def judge(images: Tensor, c: Tensor) -> Tensor:
-            return D(self.augment(images, generator=rng), c)
-
-        def generate() -> Tensor:
-            return G(torch.randn(n, self.z_dim, generator=rng, device=rng.device), c)
-
-        D.requires_grad_(False)
-        with torch.no_grad():
-            logits_real = judge(real, c)
-        loss_g = relativistic(judge(generate(), c), logits_real).mean()
-        self._update("G", loss_g)
-        D.requires_grad_(True)
-
-        with torch.no_grad():
-            fake = generate()
-        images = torch.cat([real, fake]).requires_grad_()
-        logits = judge(images, torch.cat([c, c]))
-        r1, r2 = gradient_penalty(logits, images).chunk(2)
-        logits_real, logits_fake = logits.chunk(2)
-        loss_d = relativistic(logits_real, logits_fake).mean()
-        self._update("D", loss_d + gamma / 2 * (r1 + r2).mean())
+        self.D.requires_grad_(False)
+        loss_g = self.update("G", (self.generator_loss(chunk) for chunk in chunks))
+        self.D.requires_grad_(True)
+        logged: dict[str, list[Tensor]] = {"loss_d": [], "r1": [], "r2": [], "real_sign": []}
+        self.update("D", (self.discriminator_loss(chunk, gamma, logged) for chunk in chunks))
 
         half_life = min(
             cosine(progress, 0.0, config.ema_kimg * 1000), (step + 1) * config.batch_size * config.ema_rampup
         )
-        average_weights(self.G_ema, G, config.batch_size, half_life)
-        return {
-            "loss_g": loss_g,
-            "loss_d": loss_d,
-            "r1": r1.mean(),
-            "r2": r2.mean(),
-            # Of pairs: the loss is the same when all logits are shifted, so that one alone has no sign to speak of.
-            "real_sign": (logits_real - logits_fake).sign().mean(),
-            "augmentation_p": self.augment.p,
-        }
+        average_weights(self.G_ema, self.G, config.batch_size, half_life)
+        means = {name: torch.stack(values).mean() for name, values in logged.items()}
+        return {"loss_g": loss_g} | means | {"augmentation_p": self.augment.p}
 
-    def _update(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+    def judge(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """The discriminator's logits, N, of augmented images."""
+        return self.D(self.augment(images, generator=rng), self.condition(labels))
+
+    def generate(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        z = torch.randn(len(labels), self.z_dim, generator=rng, device=rng.device)
+        return self.G(z, self.condition(labels))
+
+    def condition(self, labels: Tensor) -> Tensor:
+        return F.one_hot(labels, self.c_dim).float()
+
+    def generator_loss(self, chunk: Chunk) -> Tensor:
+        with torch.no_grad():
+            real = self.judge(chunk.real, chunk.labels, chunk.rng)
+        fake = self.judge(self.generate(chunk.labels, chunk.rng), chunk.labels, chunk.rng)
+        return relativistic(fake, real).mean()
+
+    def discriminator_loss(self, chunk: Chunk, gamma: float, logged: dict[str, list[Tensor]]) -> Tensor:
+        """The loss with both penalties; its parts go to `logged`."""
+        with torch.no_grad():
+            fake = self.generate(chunk.labels, chunk.rng)
+        images = torch.cat([chunk.real, fake]).requires_grad_()
+        logits = self.judge(images, torch.cat([chunk.labels, chunk.labels]), chunk.rng)
+        r1, r2 = gradient_penalty(logits, images).chunk(2)
+        logits_real, logits_fake = logits.chunk(2)
+        loss = relativistic(logits_real, logits_fake).mean()
+        # Of pairs: the loss is the same when all logits are shifted, so that one alone has no sign to speak of.
+        sign = (logits_real - logits_fake).sign().mean()
+        for name, value in (("loss_d", loss), ("r1", r1.mean()), ("r2", r2.mean()), ("real_sign", sign)):
+            logged[name].append(value.detach())
+        return loss + gamma / 2 * (r1 + r2).mean()
 
 
 def cosine(progress: float, first: float, last: float) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from balancer.errors import InputError
 from balancer.generators import GeneratorConfig, load_generator, r3gan, train
+from balancer.generators.adversaries import Chunk
 from balancer.generators.r3gan import ops
 from balancer.generators.r3gan.family import cosine, default_gamma
 
@@ -202,7 +203,7 @@ def test_schedules_reach_their_last_values() -> None:
     for step in (0, 9):
         rng = torch.Generator().manual_seed(step)
         real, labels = torch.rand(8, 3, 8, 8, generator=rng) * 2 - 1, torch.arange(8) % 2
-        logged = adversaries.step(step, real, labels, labels, rng)
+        logged = adversaries.step(step, [Chunk(real, labels, labels, rng)])
         groups = [optimizer.param_groups[0] for optimizer in adversaries.optimizers.values()]
         assert groups[0]["lr"] == groups[1]["lr"]
         seen.append((groups[0]["lr"], *groups[0]["betas"], float(logged["augmentation_p"])))

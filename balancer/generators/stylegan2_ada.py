@@ -14,8 +14,11 @@ import vendor.stylegan2_ada as sg
 from balancer.devices import computes_bfloat16
 from balancer.errors import InputError
 from balancer.generators.adversaries import Adversaries, Chunk
+from balancer.generators.augmentation import augmentation, p_is_free
 from balancer.generators.averaging import average_weights
+from balancer.generators.condition import check_condition, condition_share, decorrelation
 from balancer.generators.config import GeneratorConfig
+from balancer.generators.freezing import freeze_blocks, held
 
 R1_INTERVAL = 16  # steps between two R1 penalties (arXiv 1912.04958, appendix B)
 PATH_LENGTH_INTERVAL = 4
@@ -41,7 +44,13 @@ class StyleGAN2ADA:
                 f"{config.generator} needs a resolution that is a power of two and at least 8, not {resolution}; "
                 "prepare the dataset with --resolution 32, 64 or 128."
             )
-        return {
+        lower = [2**level for level in range(2, resolution.bit_length() - 1)]
+        if config.classless_resolution not in (0, *lower):
+            raise InputError(
+                f"classless_resolution must be {', '.join(map(str, lower))} or 0 for images of {resolution} px, "
+                f"not {config.classless_resolution}."
+            )
+        network = {
             "z_dim": config.latent,
             "c_dim": classes,
             "w_dim": config.latent,
@@ -50,6 +59,9 @@ class StyleGAN2ADA:
             "mapping_kwargs": {"num_layers": 2},
             "synthesis_kwargs": {"channel_base": config.channel_base, "channel_max": config.channel_max},
         }
+        if config.classless_resolution:
+            network["classless_resolution"] = config.classless_resolution
+        return network
 
     def adversaries(
         self, config: GeneratorConfig, classes: int, resolution: int, device: torch.device
@@ -70,26 +82,25 @@ class StyleGAN2ADA:
 
 
 class StyleGAN2Adversaries(Adversaries):
-    """The networks, their optimizers and one step of training them."""
+    """The networks, their optimizers and one step of training them.
+
+    While the condition grows (`condition_share`), the generator's class embedding is multiplied by λ after its
+    normalisation, and the discriminator's logit is a mean of that for the class and those for all classes, with
+    weights λ and 1 − λ. Samples of a checkpoint from before the end of that are made as if λ were 1.
+    """
 
     def __init__(self, config: GeneratorConfig, network: dict[str, Any], device: torch.device) -> None:
         super().__init__(config)
+        check_condition(config)
         self.z_dim, self.c_dim = network["z_dim"], network["c_dim"]
-        resolution = network["img_resolution"]
-        G = sg.Generator(**network)
-        D = sg.Discriminator(
-            c_dim=self.c_dim,
-            img_resolution=resolution,
-            img_channels=3,
-            epilogue_kwargs={"mbstd_group_size": 4},
-            **network["synthesis_kwargs"],
-        )
+        G, D = sg.Generator(**network), self.new_discriminator(network)
+        blocks = [[D.get_submodule(f"b{side}")] for side in D.block_resolutions]
+        freeze_blocks(blocks, config.freeze_discriminator)
         G.synthesis.dtype = D.dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
         G_ema.synthesis.dtype = torch.float32
         self.G, self.D, self.G_ema = G.to(device), D.to(device), G_ema.to(device)
-        self.augment = sg.AugmentPipe(**sg.PRESETS["bgc"]).to(device)
-        self.augment.p.zero_()
+        self.augment = augmentation(config).to(device)
         self.ada = sg.AdaptiveAugmentation(config.ada_target, config.ada_kimg * 1000).to(device)
         self.path_length = sg.PathLength().to(device)
         self.modules = {
@@ -107,6 +118,16 @@ class StyleGAN2Adversaries(Adversaries):
             "D": self._adam(D, R1_INTERVAL),
         }
 
+    def new_discriminator(self, network: dict[str, Any]) -> sg.Discriminator:
+        """The discriminator for images of a generator with these constructor arguments, untrained."""
+        return sg.Discriminator(
+            c_dim=self.c_dim,
+            img_resolution=network["img_resolution"],
+            img_channels=3,
+            epilogue_kwargs={"mbstd_group_size": 4},
+            **network["synthesis_kwargs"],
+        )
+
     def _adam(self, network: nn.Module, interval: int | None) -> torch.optim.Adam:
         """Adam whose rate and moments allow for the extra steps of a lazy regulariser (arXiv 1912.04958, B)."""
         k = interval / (interval + 1) if interval else 1.0
@@ -116,12 +137,14 @@ class StyleGAN2Adversaries(Adversaries):
 
     def step(self, step: int, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
         config = self.config
-        self.D.requires_grad_(False)
-        logged = {"loss_g": self.update("G", (self.generator_loss(chunk) for chunk in chunks))}
-        if config.path_length_weight and step % PATH_LENGTH_INTERVAL == 0:
-            weight = config.path_length_weight * PATH_LENGTH_INTERVAL
-            self.update("G", (weight * self.path_length_penalty(chunk) for chunk in chunks))
-        self.D.requires_grad_(True)
+        share = condition_share(config, step)
+        self.G.mapping.condition = self.G_ema.mapping.condition = self.D.condition = share
+        with held(self.D):
+            losses = (self.generator_loss(chunk) + self.twin_loss(chunk) for chunk in chunks)
+            logged = {"loss_g": self.update("G", losses)}
+            if config.path_length_weight and step % PATH_LENGTH_INTERVAL == 0:
+                weight = config.path_length_weight * PATH_LENGTH_INTERVAL
+                self.update("G", (weight * self.path_length_penalty(chunk) for chunk in chunks))
 
         signs: list[Tensor] = []
         logged["loss_d"] = self.update("D", (self.discriminator_loss(chunk, signs) for chunk in chunks))
@@ -129,7 +152,8 @@ class StyleGAN2Adversaries(Adversaries):
             weight = self.gamma / 2 * R1_INTERVAL
             self.update("D", (weight * self.gradient_penalty(chunk) for chunk in chunks))
 
-        if (step + 1) % ADA_INTERVAL == 0:
+        if p_is_free(config) and (step + 1) % ADA_INTERVAL == 0:
+            assert isinstance(self.augment, sg.AugmentPipe)
             self.ada.adjust(self.augment)
         seen = (step + 1) * config.batch_size
         half_life = min(config.ema_kimg * 1000, seen * config.ema_rampup)
@@ -138,8 +162,17 @@ class StyleGAN2Adversaries(Adversaries):
 
     def generate(self, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images of these classes and the ws they are made from."""
-        z = torch.randn(len(labels), self.z_dim, generator=rng, device=rng.device)
-        return sg.run_generator(self.G, z, self.condition(labels), self.config.style_mixing, rng)
+        return sg.run_generator(
+            self.G,
+            self.latents(len(labels), rng),
+            self.condition(labels),
+            self.config.style_mixing,
+            rng,
+            self.config.embedding_noise,
+        )
+
+    def latents(self, n: int, rng: torch.Generator) -> Tensor:
+        return torch.randn(n, self.z_dim, generator=rng, device=rng.device)
 
     def judge(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
         """The discriminator's logits, N×1, of augmented images."""
@@ -151,6 +184,20 @@ class StyleGAN2Adversaries(Adversaries):
     def generator_loss(self, chunk: Chunk) -> Tensor:
         fake, _ = self.generate(chunk.fake_labels, chunk.rng)
         return sg.g_nonsaturating(self.judge(fake, chunk.fake_labels, chunk.rng)).mean()
+
+    def twin_loss(self, chunk: Chunk) -> Tensor | float:
+        """NoisyTwins' loss, weighted: between two w of the same latents and classes, under noise of their own."""
+        config, labels, rng = self.config, chunk.fake_labels, chunk.rng
+        if config.decorrelation == 0:
+            return 0.0
+        z, c = self.latents(len(labels), rng), self.condition(labels)
+        one, other = (
+            self.G.mapping(
+                z, c, skip_w_avg_update=True, embedding_noise=config.embedding_noise, generator=rng
+            )[:, -1]
+            for _ in range(2)
+        )
+        return config.decorrelation * decorrelation(one, other)
 
     def path_length_penalty(self, chunk: Chunk) -> Tensor:
         images, ws = self.generate(chunk.fake_labels[: len(chunk.real) // 2], chunk.rng)

@@ -80,18 +80,20 @@ def run_generator(
     c: Tensor | None,
     style_mixing_prob: float = 0.9,
     generator: torch.Generator | None = None,
+    embedding_noise: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """One training pass of G: (images, ws), with style mixing and fresh noise (arXiv 1812.04948, section 3.1).
 
     With probability ``style_mixing_prob`` all ws from a random layer on come from a second latent. Every
-    number is drawn from ``generator``, else from PyTorch's global CPU state.
+    number is drawn from ``generator``, else from PyTorch's global CPU state. ``embedding_noise`` is the
+    mapping's.
     """
-    ws = G.mapping(z, c)
+    ws = G.mapping(z, c, embedding_noise=embedding_noise, generator=generator)
     if style_mixing_prob > 0:
         device = generator.device if generator is not None else "cpu"
         mix, layer = torch.rand(2, generator=generator, device=device).tolist()
         cutoff = 1 + int(layer * (G.num_ws - 1)) if mix < style_mixing_prob else G.num_ws
         z2 = _randn(z.shape, z.device, generator)
-        ws2 = G.mapping(z2, c, skip_w_avg_update=True)
+        ws2 = G.mapping(z2, c, skip_w_avg_update=True, embedding_noise=embedding_noise, generator=generator)
         ws = torch.cat([ws[:, :cutoff], ws2[:, cutoff:]], dim=1)
     return G.synthesis(ws, "random", generator), ws

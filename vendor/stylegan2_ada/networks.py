@@ -7,6 +7,10 @@ unit variance and scales them where they are used.
 ``SynthesisNetwork.dtype`` and ``Discriminator.dtype`` (float32 unless set) say in which precision the
 convolutions run: ``torch.bfloat16`` is about twice as fast on processors that have it. Weights, mapping,
 styles, images, the minibatch statistic and logits stay float32.
+
+``MappingNetwork.condition`` and ``Discriminator.condition`` (1 unless set) say how much the class counts, from 0
+(not at all) to 1 (fully): a training that begins without classes raises it (arXiv 2201.06578). It is no part of the
+weights.
 """
 
 from __future__ import annotations
@@ -74,9 +78,12 @@ class MappingNetwork(nn.Module):
     """f: Z × C → W. With ``z_dim`` 0 it maps the class alone; with ``num_ws`` None it gives one w, N×w_dim.
 
     ``w_avg`` is the running mean of w (factor ``w_avg_beta`` per training batch), the centre of truncation.
+
+    The first ``classless`` of the ws are mapped with zeros in place of the class; their mean is ``w_avg_classless``.
     """
 
     w_avg: Tensor
+    w_avg_classless: Tensor
 
     def __init__(
         self,
@@ -90,10 +97,13 @@ class MappingNetwork(nn.Module):
         activation: str = "lrelu",
         lr_multiplier: float = 0.01,
         w_avg_beta: float | None = 0.995,
+        classless: int = 0,
     ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
         self.num_ws, self.num_layers, self.w_avg_beta = num_ws, num_layers, w_avg_beta
+        self.classless = classless if c_dim > 0 else 0
+        self.condition = 1.0
         embed = (embed_features or w_dim) if c_dim > 0 else 0
         hidden = layer_features or w_dim
         if c_dim > 0:
@@ -104,6 +114,8 @@ class MappingNetwork(nn.Module):
             self.add_module(f"fc{i}", layer)
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))
+            if self.classless:
+                self.register_buffer("w_avg_classless", torch.zeros(w_dim))
 
     def forward(
         self,
@@ -112,31 +124,56 @@ class MappingNetwork(nn.Module):
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         skip_w_avg_update: bool = False,
+        embedding_noise: float = 0.0,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """z N×z_dim and c N×c_dim (one-hot; None without classes) → ws N×num_ws×w_dim.
 
-        The first ``truncation_cutoff`` of the ws (all, if None) are w̄ + ψ·(w − w̄).
+        The first ``truncation_cutoff`` of the ws (all, if None) are w̄ + ψ·(w − w̄). The class embedding, whose root
+        mean square is 1, is given noise of the standard deviation ``embedding_noise``, drawn from ``generator``
+        (else from PyTorch's global CPU state), then multiplied by ``condition``.
         """
+        e = self._embedding(c, embedding_noise, generator) if self.c_dim > 0 else None
+        w = self._map(z, e)
+        if self.num_ws is None:
+            return w
+        kinds = [("w_avg", w, self.num_ws - self.classless)]
+        if self.classless:
+            assert e is not None
+            kinds.insert(0, ("w_avg_classless", self._map(z, torch.zeros_like(e)), self.classless))
+        if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
+            for name, w, _ in kinds:
+                mean = self.get_buffer(name)
+                mean.copy_(w.detach().mean(0).lerp(mean, self.w_avg_beta))
+        ws = torch.cat([w[:, None].expand(-1, n, -1) for _, w, n in kinds], dim=1)
+        if truncation_psi != 1:
+            centre = torch.cat([self.get_buffer(name).expand(n, -1) for name, _, n in kinds])
+            truncated = centre[:truncation_cutoff].lerp(ws[:, :truncation_cutoff], truncation_psi)
+            ws = torch.cat([truncated, ws[:, truncated.shape[1] :]], dim=1)
+        return ws
+
+    def _embedding(
+        self, c: Tensor | None, noise: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        if c is None:
+            raise ValueError(f"This network is conditional: it needs a one-hot class, N×{self.c_dim}.")
+        e = _normalize_2nd_moment(self.embed(c.to(self.embed.weight.dtype)))
+        if noise > 0:
+            e = e + noise * _randn(e.shape, e.device, generator)
+        # After the normalisation, which would undo any scale.
+        return e if self.condition == 1 else e * self.condition
+
+    def _map(self, z: Tensor | None, e: Tensor | None) -> Tensor:
         parts = []
         if self.z_dim > 0:
             assert z is not None
             parts.append(_normalize_2nd_moment(z.float()))
-        if self.c_dim > 0:
-            if c is None:
-                raise ValueError(f"This network is conditional: it needs a one-hot class, N×{self.c_dim}.")
-            parts.append(_normalize_2nd_moment(self.embed(c.float())))
+        if e is not None:
+            parts.append(e)
         x = torch.cat(parts, dim=1)
         for i in range(self.num_layers):
             x = self.get_submodule(f"fc{i}")(x)
-        if self.num_ws is None:
-            return x
-        if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
-            self.w_avg.copy_(x.detach().mean(0).lerp(self.w_avg, self.w_avg_beta))
-        ws = x[:, None].expand(-1, self.num_ws, -1)
-        if truncation_psi != 1:
-            truncated = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
-            ws = torch.cat([truncated, ws[:, truncated.shape[1] :]], dim=1)
-        return ws
+        return x
 
 
 def _normalize_2nd_moment(x: Tensor) -> Tensor:
@@ -327,6 +364,11 @@ class Generator(nn.Module):
         img_resolution: a power of two.
         img_channels: 3 for RGB.
         mapping_kwargs, synthesis_kwargs: keywords of MappingNetwork and SynthesisNetwork.
+        classless_resolution: convolutions up to this resolution do not see the class (0: all see it). The layer
+            that makes the image of that resolution does: it shares its w with the next convolution.
+
+    Raises:
+        ValueError: ``img_resolution`` is no power of two, or ``classless_resolution`` none below it.
     """
 
     def __init__(
@@ -338,13 +380,22 @@ class Generator(nn.Module):
         img_channels: int,
         mapping_kwargs: Mapping[str, Any] | None = None,
         synthesis_kwargs: Mapping[str, Any] | None = None,
+        classless_resolution: int = 0,
     ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **(synthesis_kwargs or {}))
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **(mapping_kwargs or {}))
+        lower = self.synthesis.block_resolutions[:-1]
+        if classless_resolution and classless_resolution not in lower:
+            raise ValueError(
+                f"The class can be kept from layers up to {' or '.join(map(str, lower))} px of images of "
+                f"{img_resolution} px, not {classless_resolution}."
+            )
+        classless = 2 * lower.index(classless_resolution) + 1 if classless_resolution else 0
+        kwargs = {"classless": classless, **(mapping_kwargs or {})}
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **kwargs)
 
     def forward(
         self,
@@ -477,7 +528,7 @@ class DiscriminatorEpilogue(nn.Module):
         self.out = FullyConnectedLayer(in_channels, cmap_dim or 1)
 
     def forward(self, x: Tensor, cmap: Tensor | None) -> Tensor:
-        x = x.float()
+        x = x.to(self.fc.weight.dtype)
         if self.mbstd_num_channels > 0:
             x = minibatch_std(x, self.mbstd_group_size, self.mbstd_num_channels)
         x = self.out(self.fc(self.conv(x).flatten(1)))
@@ -517,6 +568,7 @@ class Discriminator(nn.Module):
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
         self.block_resolutions = _block_resolutions(img_resolution)[:0:-1]
         self.dtype = torch.float32
+        self.condition = 1.0
         channels = {r: _channels(r, channel_base, channel_max) for r in (*self.block_resolutions, 4)}
         cmap_dim = 0 if c_dim == 0 else channels[4] if cmap_dim is None else cmap_dim
         for res in self.block_resolutions:
@@ -549,5 +601,15 @@ class Discriminator(nn.Module):
         x = img.to(self.dtype).contiguous(memory_format=torch.channels_last)
         for res in self.block_resolutions:
             x = self.get_submodule(f"b{res}")(x)
-        cmap = self.mapping(None, c) if self.c_dim > 0 else None
-        return self.b4(x, cmap)
+        return self.b4(x, self._mapped_class(c) if self.c_dim > 0 else None)
+
+    def _mapped_class(self, c: Tensor | None) -> Tensor:
+        """At a ``condition`` λ below 1 the logit is (1 − λ)·(mean of the logits for all classes) + λ·(that for c).
+
+        So what D learns without classes is a part of what it knows of each class, and no weights are added.
+        """
+        cmap = self.mapping(None, c)
+        if self.condition == 1:
+            return cmap
+        every = torch.eye(self.c_dim, device=cmap.device)
+        return self.mapping(None, every).mean(0).lerp(cmap, self.condition)

@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import vendor.stylegan2_ada as sg
 from balancer.devices import computes_bfloat16
 from balancer.errors import InputError
 from balancer.generators.adversaries import Adversaries, Chunk
+from balancer.generators.augmentation import augmentation, p_is_free
 from balancer.generators.averaging import average_weights
+from balancer.generators.condition import check_condition, condition_share
 from balancer.generators.config import GeneratorConfig
+from balancer.generators.freezing import freeze_blocks, held
 from balancer.generators.r3gan.loss import gradient_penalty, relativistic
 from balancer.generators.r3gan.networks import Discriminator, Generator
 
@@ -41,6 +43,16 @@ class R3GAN:
     """The family `r3gan` (arXiv 2501.05441)."""
 
     def resolve(self, config: GeneratorConfig, resolution: int) -> GeneratorConfig:
+        if config.classless_resolution:
+            raise InputError(
+                f"The class enters the generator of {config.generator} at its first layer, so that no resolution can be "
+                "without it; leave out classless_resolution, or take the generator stylegan2-ada."
+            )
+        if config.decorrelation:
+            raise InputError(
+                "decorrelation compares intermediate latents of one class, and the generator of "
+                f"{config.generator} has none; leave it out, or take the generator stylegan2-ada."
+            )
         return config.with_defaults(
             learning_rate=2e-4,
             augmentation="bgc",
@@ -96,21 +108,29 @@ class R3GANAdversaries(Adversaries):
 
     Learning rate, Adam's β₂, γ, the strength of augmentation and the half-life of the average follow a cosine
     over the burn-in. The paper's is of millions of images; here it is a share of the run, whatever its length.
+
+    While the condition grows (`condition_share`), the generator's class embedding is multiplied by λ, and the
+    discriminator's logit is a mean of that for the class and those for all classes, with weights λ and 1 − λ.
     """
 
     def __init__(self, config: GeneratorConfig, network: dict[str, Any], device: torch.device) -> None:
         super().__init__(config)
+        check_condition(config)
         self.z_dim, self.c_dim = network["NoiseDimension"], network["ConditionDimension"]
         stages = ("WidthPerStage", "CardinalityPerStage", "BlocksPerStage")
         mirrored = {name: value[::-1] if name in stages else value for name, value in network.items()}
         mirrored["ConditionEmbeddingDimension"] = network["WidthPerStage"][0]
         del mirrored["NoiseDimension"]
         G, D = Generator(**network), Discriminator(**mirrored)
+        first, *inner = D.MainLayers[:-1]
+        freeze_blocks(
+            [[D.ExtractionLayer, first], *([stage] for stage in inner)], config.freeze_discriminator
+        )
         G.dtype = D.dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
         G_ema.dtype = torch.float32
         self.G, self.D, self.G_ema = G.to(device), D.to(device), G_ema.to(device)
-        self.augment = sg.AugmentPipe(**sg.PRESETS["bgc"]).to(device)
+        self.augment = augmentation(config).to(device)
         self.modules = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
         assert config.learning_rate and config.gamma
         self.learning_rate, self.gamma = config.learning_rate, config.gamma
@@ -124,14 +144,15 @@ class R3GANAdversaries(Adversaries):
         config = self.config
         progress = step / (BURN_IN * config.steps)
         gamma = cosine(progress, self.gamma, self.gamma / 10)
-        self.augment.p.fill_(cosine(progress, 0.0, AUGMENTATION))
+        if p_is_free(config):
+            self.augment.p.fill_(cosine(progress, 0.0, AUGMENTATION))
         for optimizer in self.optimizers.values():
             optimizer.param_groups[0]["lr"] = cosine(progress, self.learning_rate, self.learning_rate / 4)
             optimizer.param_groups[0]["betas"] = (0.0, cosine(progress, 0.9, 0.99))
 
-        self.D.requires_grad_(False)
-        loss_g = self.update("G", (self.generator_loss(chunk) for chunk in chunks))
-        self.D.requires_grad_(True)
+        self.G.condition = self.G_ema.condition = self.D.condition = condition_share(config, step)
+        with held(self.D):
+            loss_g = self.update("G", (self.generator_loss(chunk) for chunk in chunks))
         logged: dict[str, list[Tensor]] = {"loss_d": [], "r1": [], "r2": [], "real_sign": []}
         self.update("D", (self.discriminator_loss(chunk, gamma, logged) for chunk in chunks))
 
@@ -148,7 +169,7 @@ class R3GANAdversaries(Adversaries):
 
     def generate(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         z = torch.randn(len(labels), self.z_dim, generator=rng, device=rng.device)
-        return self.G(z, self.condition(labels))
+        return self.G(z, self.condition(labels), self.config.embedding_noise, rng)
 
     def condition(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.c_dim).float()

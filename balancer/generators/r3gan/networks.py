@@ -160,7 +160,7 @@ class Stage(nn.Module):
             if isinstance(layer, GenerativeBasis):
                 x = layer(x).to(dtype, memory_format=torch.channels_last)
             elif isinstance(layer, DiscriminativeBasis):
-                x = layer(x.float())
+                x = layer(x.to(layer.Basis.weight.dtype))
             else:
                 x = layer(x)
         return x
@@ -177,6 +177,8 @@ class Generator(nn.Module):
         ExpansionFactor: inner channels of a block per channel.
         ConditionDimension, ConditionEmbeddingDimension: size of the one-hot class and of its embedding, which is
             appended to z; None for no classes.
+
+    `condition` (1 unless set) is what the embedding is multiplied by, from 0 (no class) to 1.
     """
 
     def __init__(
@@ -191,6 +193,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.dtype = NoiseDimension, ConditionDimension or 0, torch.float32
+        self.condition = 1.0
         inputs = NoiseDimension + (ConditionEmbeddingDimension if self.c_dim else 0)
         stages, before = [], inputs
         for i, (width, cardinality, blocks) in enumerate(
@@ -207,18 +210,36 @@ class Generator(nn.Module):
         if self.c_dim:
             self.EmbeddingLayer = Linear(ConditionEmbeddingDimension, self.c_dim)
 
-    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """Latents N×z, standard normal, and classes N×c, one-hot (None where there are none) → float32 images."""
-        x = torch.cat([z, self.EmbeddingLayer(c)], dim=1) if self.c_dim else z
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        embedding_noise: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Latents N×z, standard normal, and classes N×c, one-hot (None where there are none) → float32 images.
+
+        `embedding_noise` is the standard deviation of noise on the class embedding, in units of its root mean
+        square, drawn from `generator`.
+        """
+        x = torch.cat([z, self._embedding(c, embedding_noise, generator)], dim=1) if self.c_dim else z
         for stage in self.MainLayers:
             x = stage(x, self.dtype)
         return self.AggregationLayer(x).float()
+
+    def _embedding(self, c: Tensor | None, noise: float, generator: torch.Generator | None) -> Tensor:
+        e = self.EmbeddingLayer(c)
+        if noise > 0:
+            size = e.detach().square().mean(1, keepdim=True).sqrt()
+            e = e + noise * size * torch.randn(e.shape, generator=generator, device=e.device)
+        return e if self.condition == 1 else e * self.condition
 
 
 class Discriminator(nn.Module):
     """D(images, c) → logits N, high for real; arguments as for the generator, widths from R×R down to 4×4.
 
-    The class enters by projection (arXiv 1802.05637): the product of its embedding with as many features.
+    The class enters by projection (arXiv 1802.05637): the product of its embedding with as many features. At a
+    `condition` λ below 1 (1 unless set) the logit is (1 − λ)·(mean of the logits for all classes) + λ·(that for c).
     """
 
     def __init__(
@@ -232,6 +253,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.c_dim, self.dtype = ConditionDimension or 0, torch.float32
+        self.condition = 1.0
         self.resolution = BASE * 2 ** (len(WidthPerStage) - 1)
         outputs = ConditionEmbeddingDimension if self.c_dim else 1
         stages = []
@@ -262,4 +284,9 @@ class Discriminator(nn.Module):
         x = self.ExtractionLayer(images.to(self.dtype, memory_format=torch.channels_last))
         for stage in self.MainLayers:
             x = stage(x, self.dtype)
-        return (x * self.EmbeddingLayer(c)).sum(1) if self.c_dim else x[:, 0]
+        if self.c_dim == 0:
+            return x[:, 0]
+        e = self.EmbeddingLayer(c)
+        if self.condition != 1:
+            e = self.EmbeddingLayer.weight.mean(1).lerp(e, self.condition)
+        return (x * e).sum(1)

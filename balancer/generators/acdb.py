@@ -10,8 +10,7 @@ The paper that the name comes from is not open; this is our reading of the name,
   both causes: embeddings and proxies lie on the unit sphere, which bounds that gradient, and images are compared
   with the images of other classes beside them (`d2d_ce`), without a gradient from pairs that are right already.
 
-Networks, augmentation and adversarial losses are those of StyleGAN2-ADA, with which that loss
-works too (arXiv 2111.01118, abstract).
+Generator, augmentation and adversarial losses are those of StyleGAN2-ADA, with which D2D-CE was shown to work.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vendor.stylegan2_ada as sg
-from balancer.devices import computes_bfloat16
 from balancer.generators.adversaries import Adversaries, Chunk
 from balancer.generators.config import GeneratorConfig
-from balancer.generators.stylegan2_ada import R1_INTERVAL, StyleGAN2ADA, StyleGAN2Adversaries
+from balancer.generators.stylegan2_ada import StyleGAN2ADA, StyleGAN2Adversaries
 from vendor.stylegan2_ada.networks import FullyConnectedLayer
 
 # λ, τ and m_p that ReACGAN's authors publish for StyleGAN2-ADA with few classes (CIFAR-10).
@@ -98,34 +96,37 @@ class ACDB(StyleGAN2ADA):
 
 
 class ACDBAdversaries(StyleGAN2Adversaries):
-    """StyleGAN2-ADA's step with λ·D2D-CE added: of real images for the discriminator, of fakes for the generator."""
+    """StyleGAN2-ADA's step with λ·D2D-CE added: of real images for the discriminator, of fakes for the generator.
+
+    While the condition grows, λ grows with it. Negatives are the images of other classes in the same chunk.
+    """
 
     D: ClassifyingDiscriminator
 
-    def __init__(self, config: GeneratorConfig, network: dict[str, Any], device: torch.device) -> None:
-        super().__init__(config, network, device)
-        D = ClassifyingDiscriminator(
+    def new_discriminator(self, network: dict[str, Any]) -> ClassifyingDiscriminator:
+        return ClassifyingDiscriminator(
             self.c_dim,
             img_resolution=network["img_resolution"],
             img_channels=3,
             epilogue_kwargs={"mbstd_group_size": 4},
             **network["synthesis_kwargs"],
         )
-        D.dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
-        self.D = self.modules["D"] = D.to(device)
-        self.optimizers["D"] = self._adam(D, R1_INTERVAL)
+
+    def classify(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The logits, N×1, of augmented images, and their weighted loss of classification."""
+        logits, embedding = self.D.judge(self.augment(images, generator=rng))
+        return logits, CLASS_WEIGHT * self.D.condition * d2d_ce(embedding, self.D.proxies, labels)
 
     def generator_loss(self, chunk: Chunk) -> Tensor:
         fake, _ = self.generate(chunk.fake_labels, chunk.rng)
-        logits, embedding = self.D.judge(self.augment(fake, generator=chunk.rng))
-        classification = d2d_ce(embedding, self.D.proxies, chunk.fake_labels)
-        return sg.g_nonsaturating(logits).mean() + CLASS_WEIGHT * classification
+        logits, classification = self.classify(fake, chunk.fake_labels, chunk.rng)
+        return sg.g_nonsaturating(logits).mean() + classification
 
     def discriminator_loss(self, chunk: Chunk, signs: list[Tensor]) -> Tensor:
         with torch.no_grad():
             fake, _ = self.generate(chunk.fake_labels, chunk.rng)
-        logits, embedding = self.D.judge(self.augment(chunk.real, generator=chunk.rng))
-        self.ada.observe(logits)
-        signs.append(logits.detach().sign().mean())
-        adversarial = sg.d_logistic(logits, self.judge(fake, chunk.fake_labels, chunk.rng)).mean()
-        return adversarial + CLASS_WEIGHT * d2d_ce(embedding, self.D.proxies, chunk.labels)
+        real, classification = self.classify(chunk.real, chunk.labels, chunk.rng)
+        self.ada.observe(real)
+        signs.append(real.detach().sign().mean())
+        fakes = self.judge(fake, chunk.fake_labels, chunk.rng)
+        return sg.d_logistic(real, fakes).mean() + classification

@@ -130,6 +130,21 @@ def test_the_head_learns_the_classes_and_the_generator_learns_them_from_the_head
     assert redness[labels == 0].mean() > 0.5 > -0.5 > redness[labels == 2].mean()
 
 
+def test_without_a_condition_the_head_rests_and_frozen_blocks_do_too():
+    adversaries = new_adversaries(unconditional_kimg=0.5, freeze_discriminator=1)
+    D = adversaries.D
+    before = {name: p.clone() for name, p in D.named_parameters()}
+    real, labels = two_colours(16, 0)
+    chunks = [Chunk(real, labels, labels, rng())]
+    adversaries.step(0, chunks)
+    after = dict(D.named_parameters())
+    assert torch.equal(after["proxies"], before["proxies"])
+    assert not torch.equal(after["logit.weight"], before["logit.weight"])
+    adversaries.step(60, chunks)
+    assert not torch.equal(after["proxies"], before["proxies"])
+    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("b16."))
+
+
 def test_the_logit_does_not_see_the_class_and_the_penalty_not_the_head():
     adversaries = new_adversaries()
     real, labels = two_colours(16, 0)

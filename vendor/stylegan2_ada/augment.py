@@ -1,30 +1,46 @@
-"""Stochastic discriminator augmentation (arXiv 2006.06676, appendix B): pixel blitting, geometry and colour.
+"""Stochastic discriminator augmentation (arXiv 2006.06676, appendix B).
+
+Pixel blitting, geometry, colour, filtering of frequency bands and corruptions (noise, cutout), in this order.
 
 All geometric transforms of a sample are one 3×3 matrix and all colour transforms one 4×4 matrix. The image is
 resampled once: padded by reflection, upsampled by 2 with the sym6 wavelet's low-pass filter, sampled
 bilinearly, and brought back with the same filter. Padding and filters are linear along each axis, so each is a
-small dense matrix, which is quick on any device and differentiable any number of times.
+small dense matrix, which is quick on any device and differentiable any number of times. So are the band
+filters, one matrix per image and axis.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from math import pi
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .networks import _randn
+
 BLIT = {"xflip": 1, "rotate90": 1, "xint": 1}
 GEOMETRY = {"scale": 1, "rotate": 1, "aniso": 1, "xfrac": 1}
 COLOUR = {"brightness": 1, "contrast": 1, "lumaflip": 1, "hue": 1, "saturation": 1}
+FILTER = {"imgfilter": 1}
+NOISE = {"noise": 1}
+CUTOUT = {"cutout": 1}
 PRESETS = {
     "blit": BLIT,
     "geom": GEOMETRY,
     "color": COLOUR,
+    "filter": FILTER,
+    "noise": NOISE,
+    "cutout": CUTOUT,
     "bg": BLIT | GEOMETRY,
     "bgc": BLIT | GEOMETRY | COLOUR,
+    "bgcf": BLIT | GEOMETRY | COLOUR | FILTER,
+    "bgcfn": BLIT | GEOMETRY | COLOUR | FILTER | NOISE,
+    "bgcfnc": BLIT | GEOMETRY | COLOUR | FILTER | NOISE | CUTOUT,
 }
 
 # Low-pass filter of Daubechies' least asymmetric wavelet with 6 vanishing moments.
@@ -43,6 +59,8 @@ SYM6 = (
     -0.007800708325034148,
 )
 MARGIN = len(SYM6) // 4  # pixels at each side that the filter reaches into
+SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
+BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)  # expected in natural images, from low to high frequencies
 
 
 class _Sample(torch.autograd.Function):
@@ -136,6 +154,43 @@ def _resample(images: Tensor, inverse: Tensor) -> Tensor:
     return down_y @ x @ down_x.t()
 
 
+def _filter_bank() -> Tensor:
+    """4×43: filters of the frequencies up to π/8, π/4, π/2 and π; symmetric, and their sum is the identity.
+
+    From the squared responses of the sym2 wavelet's halves L and H, L + H = 1: the bands are
+    L(ω)L(2ω)L(4ω), L(ω)L(2ω)H(4ω), L(ω)H(2ω) and H(ω).
+    """
+    low = np.convolve(SYM2, SYM2[::-1]) / 2
+    high = low * (-1) ** np.arange(1, len(low) + 1)
+    bank = np.ones((1, 1))
+    for _ in range(len(BAND_POWER) - 1):
+        spread = np.zeros((len(bank), 2 * bank.shape[1] - 1))
+        spread[:, ::2] = bank
+        lower = np.stack([np.convolve(band, low) for band in spread])
+        bank = np.vstack([lower, np.pad(high, (lower.shape[1] - len(high)) // 2)])
+    return torch.from_numpy(bank).float()
+
+
+def _band_matrices(n: int) -> Tensor:
+    """4×n×n: each band's filter along an axis that is reflected at both ends, as often as it takes."""
+    bank = _filter_bank()
+    taps = bank.shape[1]
+    period = max(2 * (n - 1), 1)
+    read = (torch.arange(n)[:, None] + torch.arange(taps) - taps // 2) % period
+    read = read.minimum(period - read)
+    matrices = torch.zeros(len(bank), n, n)
+    return matrices.scatter_add_(2, read.expand(len(bank), -1, -1), bank[:, None].expand(-1, n, -1))
+
+
+def _amplify(images: Tensor, gains: Tensor) -> Tensor:
+    """Multiply the frequency bands of N×C×H×W, along both axes, by gains N×4 (CPU)."""
+    along_y, along_x = (
+        torch.einsum("nb,bij->nij", gains, _band_matrices(size)).to(images.device, images.dtype)[:, None]
+        for size in images.shape[2:]
+    )
+    return along_y @ images @ along_x.mT
+
+
 def _matrix(rows: list[list[Tensor | float]], n: int) -> Tensor:
     """N×k×k matrix of rows that hold numbers and N-vectors."""
     return torch.stack([torch.stack([torch.as_tensor(v).expand(n).float() for v in r], -1) for r in rows], -2)
@@ -171,6 +226,11 @@ class _Draws:
             return torch.erfinv(2 * self.q - 1).expand(self.n, *shape)
         return torch.randn(self.n, *shape, generator=self.generator, device=self.device).cpu()
 
+    def half_normal(self) -> Tensor:
+        if self.q is not None:
+            return torch.erfinv(self.q).expand(self.n)
+        return self.normal().abs()
+
     def sometimes(self, probability: float, value: Tensor, neutral: float) -> Tensor:
         """``value`` for the samples that a coin picks, else ``neutral``."""
         if self.q is not None:
@@ -183,14 +243,18 @@ class AugmentPipe(nn.Module):
     """Transforms every image by chance, so that D cannot learn the training set by heart.
 
     Args:
-        xflip, rotate90, xint, scale, rotate, aniso, xfrac, brightness, contrast, lumaflip, hue, saturation:
-            probability multipliers; each transform happens with that times ``p``. PRESETS has the
+        xflip, rotate90, xint, scale, rotate, aniso, xfrac, brightness, contrast, lumaflip, hue, saturation, imgfilter,
+            noise, cutout: probability multipliers; each transform happens with that times ``p``. PRESETS has the
             usual combinations: ``AugmentPipe(**PRESETS["bgc"])``.
         xint_max: largest shift by whole pixels, as a share of the size.
         scale_std, aniso_std, contrast_std, saturation_std: standard deviation of the factor's log₂.
         xfrac_std: standard deviation of the shift, as a share of the size.
         brightness_std: standard deviation of what is added, in image units.
         rotate_max, hue_max: largest angle, as a share of π.
+        imgfilter_bands: probability multipliers of the four frequency bands, from low to high.
+        imgfilter_std: standard deviation of the log₂ of a band's gain, before all are scaled to keep the power.
+        noise_std: standard deviation of the half-normal from which the noise's standard deviation is drawn.
+        cutout_size: sides of the grey rectangle, as a share of the image's.
 
     ``p`` is a buffer, a scalar in [0, 1]; set it with ``fill_``, or let AdaptiveAugmentation do so.
     """
@@ -220,6 +284,13 @@ class AugmentPipe(nn.Module):
         contrast_std: float = 0.5,
         hue_max: float = 1,
         saturation_std: float = 1,
+        imgfilter: float = 0,
+        imgfilter_bands: Sequence[float] = (1, 1, 1, 1),
+        imgfilter_std: float = 1,
+        noise: float = 0,
+        cutout: float = 0,
+        noise_std: float = 0.1,
+        cutout_size: float = 0.5,
     ) -> None:
         super().__init__()
         self.register_buffer("p", torch.ones([]))
@@ -235,6 +306,8 @@ class AugmentPipe(nn.Module):
         self.hue, self.saturation = hue, saturation
         self.brightness_std, self.contrast_std = brightness_std, contrast_std
         self.hue_max, self.saturation_std = hue_max, saturation_std
+        self.imgfilter, self.imgfilter_bands, self.imgfilter_std = imgfilter, imgfilter_bands, imgfilter_std
+        self.noise, self.cutout, self.noise_std, self.cutout_size = noise, cutout, noise_std, cutout_size
 
     def forward(
         self,
@@ -268,7 +341,39 @@ class AugmentPipe(nn.Module):
             linear = colour[:, :, :3] if c == 3 else colour[:, :, :3].sum(2, keepdim=True)
             linear, shift = (m.to(images.device, images.dtype) for m in (linear, colour[:, :, 3:]))
             images = torch.baddbmm(shift, linear, images.reshape(n, c, h * w)).reshape(images.shape)
+        if self.imgfilter:
+            images = _amplify(images, self._gains(draws, p))
+        if self.noise:
+            sigma = draws.sometimes(self.noise * p, draws.half_normal() * self.noise_std, 0)
+            sigma = sigma.to(images.device, images.dtype)[:, None, None, None]
+            images = images + sigma * _randn(images.shape, images.device, generator).to(images.dtype)
+        if self.cutout:
+            images = images * self._outside_of_hole(draws, p, h, w).to(images.device)
         return images
+
+    def _gains(self, draws: _Draws, p: float) -> Tensor:
+        """N×4: each band in turn by chance louder or softer, all then scaled to the expected power of before."""
+        power = torch.tensor(BAND_POWER)
+        gains = torch.ones(draws.n, len(power))
+        for band, share in enumerate(self.imgfilter_bands):
+            factor = draws.sometimes(
+                self.imgfilter * share * p, (draws.normal() * self.imgfilter_std).exp2(), 1
+            )
+            t = torch.ones_like(gains)
+            t[:, band] = factor
+            gains = gains * t / (power * t.square()).sum(1, keepdim=True).sqrt()
+        return gains
+
+    def _outside_of_hole(self, draws: _Draws, p: float, h: int, w: int) -> Tensor:
+        """N×1×H×W: whether a pixel is kept by cutout."""
+        size = draws.sometimes(self.cutout * p, torch.full((draws.n,), self.cutout_size), 0)
+        centre = draws.uniform(2)
+
+        def distance(n: int, centre: Tensor) -> Tensor:
+            return ((torch.arange(n) + 0.5) / n - centre[:, None]).abs()
+
+        kept_x, kept_y = (distance(n, centre[:, i]) >= size[:, None] / 2 for i, n in enumerate((w, h)))
+        return (kept_y[:, :, None] | kept_x[:, None, :])[:, None]
 
     def _geometry(self, draws: _Draws, p: float, h: int, w: int) -> Tensor | None:
         """N×3×3 from output to input pixels about the centre; None where no geometric transform is on."""

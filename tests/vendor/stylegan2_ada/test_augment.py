@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import vendor.stylegan2_ada as sg
-from vendor.stylegan2_ada.augment import _Sample
+from vendor.stylegan2_ada.augment import BAND_POWER, SYM2, _amplify, _Draws, _filter_bank, _Sample
 
 
 def images(n: int = 8, size: int = 16) -> Tensor:
@@ -114,3 +116,82 @@ def test_controller_resumes_between_adjustments() -> None:
     for controller in (ada, resumed):
         controller.observe(-torch.ones(1, 1))
     assert ada.adjust(pipe) == resumed.adjust(pipe) == 0.5
+
+
+def test_bands_have_the_responses_of_the_wavelets_halves() -> None:
+    """Against the products of the wavelet's squared response at ω, 2ω and 4ω."""
+    omega = torch.linspace(0, torch.pi, 65, dtype=torch.float64)
+
+    def low(w: Tensor) -> Tensor:
+        phases = torch.exp(1j * w[:, None] * torch.arange(4))
+        return (phases @ torch.tensor(SYM2, dtype=torch.complex128)).abs().square() / 2
+
+    high = [1 - low(w) for w in (omega, 2 * omega, 4 * omega)]
+    expected = [
+        low(omega) * low(2 * omega) * low(4 * omega),
+        low(omega) * low(2 * omega) * high[2],
+        low(omega) * high[1],
+        high[0],
+    ]
+    bank = _filter_bank().double()
+    centred = torch.cos(omega[:, None] * (torch.arange(bank.shape[1]) - bank.shape[1] // 2))
+    torch.testing.assert_close(bank @ centred.T, torch.stack(expected), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (16, 8)])
+def test_bands_are_amplified_as_by_convolution_with_reflection(shape: tuple[int, int]) -> None:
+    x = torch.rand(3, 2, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(_amplify(x, torch.ones(3, 4)), x, rtol=0, atol=1e-5)
+    gains = torch.tensor([[1.0, 0.5, 2.0, 0.0], [0.0, 1.0, 0.0, 0.0], [3.0, 0.0, 0.1, 1.0]])
+    taps = gains @ _filter_bank()
+    expected = []
+    for image, f in zip(x, taps, strict=True):
+        y = torch.from_numpy(np.pad(image.numpy(), ((0, 0), (21, 21), (21, 21)), mode="reflect"))[None]
+        y = F.conv2d(y, f.expand(2, 1, 1, -1), groups=2)
+        expected.append(F.conv2d(y, f[:, None].expand(2, 1, -1, 1), groups=2)[0])
+    torch.testing.assert_close(_amplify(x, gains), torch.stack(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("band", range(4))
+def test_a_bands_gain_keeps_the_expected_power(band: int) -> None:
+    pipe = sg.AugmentPipe(imgfilter=1, imgfilter_bands=[float(i == band) for i in range(4)])
+    gains = pipe._gains(_Draws(500, torch.Generator().manual_seed(0), None), 1.0)
+    power = (torch.tensor(BAND_POWER) * gains.square()).sum(1)
+    assert gains[:, band].log2().std() > 0.1
+    torch.testing.assert_close(power, torch.ones(500))
+    assert torch.equal(pipe._gains(_Draws(2, torch.Generator().manual_seed(0), None), 0.0), torch.ones(2, 4))
+
+
+def test_noise_is_normal_with_a_half_normal_deviation() -> None:
+    x = torch.zeros(2000, 3, 8, 8)
+    sigma = sg.AugmentPipe(noise=1)(x, generator=torch.Generator().manual_seed(0)).std((1, 2, 3))
+    assert sigma.mean().item() == pytest.approx(0.1 * (2 / torch.pi) ** 0.5, rel=0.05)
+    assert sigma.square().mean().sqrt().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_cutout_is_a_rectangle_of_half_the_size_anywhere() -> None:
+    x = torch.ones(1, 3, 16, 8)
+    middle = sg.AugmentPipe(cutout=1)(x, debug_percentile=torch.tensor(0.5))
+    expected = x.clone()
+    expected[:, :, 4:12, 2:6] = 0
+    assert torch.equal(middle, expected)
+    many = torch.ones(4000, 1, 16, 16)
+    pipe = sg.AugmentPipe(cutout=1)
+    pipe.p.fill_(0.5)
+    out = pipe(many, generator=torch.Generator().manual_seed(0))
+    # An interval of ½ about a uniform centre covers 7/16 of the side on average.
+    assert out.mean().item() == pytest.approx(1 - 0.5 * (7 / 16) ** 2, abs=0.01)
+
+
+def test_the_augmented_discriminator_has_the_derivatives_that_penalties_need() -> None:
+    torch.manual_seed(0)
+    D = sg.Discriminator(2, 8, 3, channel_base=32, channel_max=4).double()
+    D.dtype = torch.float64
+    pipe, c = sg.AugmentPipe(**sg.PRESETS["bgcfnc"]), torch.eye(2, dtype=torch.float64)
+
+    def judge(x: Tensor) -> Tensor:
+        return D(pipe(x, generator=torch.Generator().manual_seed(1)), c)
+
+    x = images(2, 8).double().requires_grad_()
+    assert torch.autograd.gradcheck(judge, x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(judge, x, fast_mode=True)

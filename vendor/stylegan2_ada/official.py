@@ -49,6 +49,13 @@ class _Module(NamedTuple):
     state: dict[str, Any]
 
 
+class Recorded(NamedTuple):
+    """A network of an official file and the constructor arguments it was rebuilt from, plain values all."""
+
+    arguments: dict[str, Any]
+    network: nn.Module
+
+
 class _Dict(dict[Any, Any]):
     """Stands for dict subclasses."""
 
@@ -162,30 +169,40 @@ def _tensors(module: _Module, prefix: str = "") -> dict[str, Tensor]:
     return out
 
 
-def _arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments without those that only concern training."""
-    return {
-        k: _arguments(v) if isinstance(v, dict) else v for k, v in kwargs.items() if k not in TRAINING_ONLY
-    }
+def _plain(value: Any) -> Any:
+    """Constructor arguments as numbers, texts and containers of them, without those that only concern training."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items() if k not in TRAINING_ONLY}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise _Refused(f"a constructor argument of type {type(value).__name__}")
 
 
-def _network(module: _Module, class_name: str, cls: type[nn.Module]) -> nn.Module:
+def _network(module: _Module, class_name: str, cls: type[nn.Module]) -> Recorded:
     if module.class_name != class_name or module.state["_init_args"]:
         raise _Refused(f"a network of class {module.class_name} where a {class_name} belongs")
-    kwargs = _arguments(module.state["_init_kwargs"])
-    synthesis = kwargs.get("synthesis_kwargs", {})
-    if synthesis.pop("architecture", "skip") != "skip":
+    arguments = _plain(module.state["_init_kwargs"])
+    if arguments.get("synthesis_kwargs", {}).pop("architecture", "skip") != "skip":
         raise _Refused("a generator that is not of the skip architecture")
     with torch.device("meta"):  # only shapes: the weights come from the file, and no random number is drawn
-        network = cls(**kwargs)
+        network = cls(**arguments)
     network.load_state_dict(_tensors(module), assign=True)
-    return network.eval()
+    return Recorded(arguments, network.float().eval())
 
 
 def load_official(path: str | Path) -> dict[str, Any]:
     """Networks of an official ``network-snapshot.pkl``: {"G": Generator, "D": Discriminator, "G_ema": Generator}.
 
-    Those that the file does not have are absent. They are in evaluation mode, on the CPU, in float32.
+    Those that the file does not have are absent. They are in evaluation mode, on the CPU, in float32. Raises as
+    `read_official` does.
+    """
+    return {name: recorded.network for name, recorded in read_official(path).items()}
+
+
+def read_official(path: str | Path) -> dict[str, Recorded]:
+    """Networks of an official ``network-snapshot.pkl`` with the constructor arguments that rebuild them.
 
     Raises:
         ValueError: the file is truncated, is no such file, names anything beyond what rebuilding takes (the

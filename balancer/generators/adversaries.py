@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from balancer.generators.config import GeneratorConfig
+from balancer.generators.processes import average_over_processes, buffers_together
 
 
 @dataclass(frozen=True)
@@ -48,29 +47,17 @@ class Adversaries(ABC):
         """One step of an optimizer on the mean of the losses, one of each chunk in turn; returns that mean, detached.
 
         Each loss is backpropagated before the next is computed, so that the chunks' graphs need not fit in
-        memory together. Gradients are averaged over the processes.
+        memory together. Gradients are averaged over the processes, and buffers kept equal.
         """
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         parts = []
-        for loss in losses:
-            (loss / self.config.accumulate).backward()
-            parts.append(loss.detach())
+        with buffers_together(self.modules.values()):
+            for loss in losses:
+                (loss / self.config.accumulate).backward()
+                parts.append(loss.detach())
         average_over_processes(
             [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         )
         optimizer.step()
         return torch.stack(parts).mean()
-
-
-def average_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace each float tensor, in place, by its mean over the processes; nothing happens with one process."""
-    if processes().num_processes > 1 and tensors:
-        flat = reduce(torch.cat([t.detach().flatten() for t in tensors]), "mean")
-        for t, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            t.copy_(mean.view_as(t))
-
-
-def processes() -> PartialState:
-    """The processes that `torchrun` or `accelerate launch` started, else this one alone."""
-    return PartialState()

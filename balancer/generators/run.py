@@ -1,0 +1,183 @@
+"""The folder of a generator run: what stands there from the start, what each tick writes, how it is taken up again.
+
+`state.safetensors` is the truth. The line of metrics is written before it, and cut on a resume when the state did
+not follow; generator and samples are written after it, and derived again from it on a resume.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from balancer.data import PreparedDataset
+from balancer.errors import InputError
+from balancer.files import read_json, refuse_existing, write_csv, write_json, write_text, write_with
+from balancer.generators.adversaries import Adversaries
+from balancer.generators.checkpoints import (
+    collect_state,
+    load_tensors,
+    restore_state,
+    save_tensors,
+    to_uint8,
+)
+from balancer.generators.config import GeneratorConfig
+from balancer.generators.diversity import collapsed, diversity, is_best
+from balancer.generators.protocol import GeneratorFamily
+from balancer.generators.seeds import derive
+
+COLUMNS = 12  # samples of a class on a sheet
+GENERATED = 24  # samples of a class whose diversity is measured
+FREE = {"kimg", "ticks", "stop_on_collapse"}  # what a resume may change
+
+
+def refuse(out: Path, data: PreparedDataset, overwrite: bool) -> None:
+    """Refuse an output that exists; a generator run can be continued, which is said."""
+    config = read_json(out / "config.json") if (out / "config.json").is_file() else {}
+    if config.get("kind") == "generator" and not overwrite:
+        raise InputError(
+            f"{out} holds a generator run; give --resume to go on with it, or --overwrite to begin anew."
+        )
+    refuse_existing(out, overwrite, [data.root])
+
+
+def describe(data: PreparedDataset) -> dict[str, Any]:
+    """What `config.json` and the metadata of the checkpoints say alike."""
+    return {
+        "format": 1,
+        "classes": list(data.classes),
+        "known": [label for label, n in data.counts("train").items() if n > 0],
+        "resolution": data.resolution,
+        "data": {
+            "path": str(data.root.absolute()),
+            "fingerprint": data.fingerprint,
+            "source": data.source,
+        },
+    }
+
+
+def write_head(run: Path, data: PreparedDataset, config: GeneratorConfig) -> None:
+    """What stands before the first step: the configuration, and what the run will have seen."""
+    about = describe(data) | {"kind": "generator", "training": config.to_json()}
+    write_json(run / "config.json", about)
+    write_csv(run / "seen.csv", data.tables["train"][["source_sha256", "label", "file_name"]])
+    (run / "samples").mkdir()
+
+
+def check_resumable(out: Path, data: PreparedDataset, config: GeneratorConfig) -> None:
+    """Raise InputError when `out` is no run that this data and configuration can go on with."""
+    saved = read_json(out / "config.json")
+    if saved.get("kind") != "generator":
+        raise InputError(f"{out} is no generator run, so that it cannot be continued; choose another --out.")
+    if saved["data"]["fingerprint"] != data.fingerprint or saved["resolution"] != data.resolution:
+        raise InputError(f"{out} was trained on other data ({saved['data']['path']}); resume it with that.")
+    settings = config.to_json().items()
+    differing = [name for name, v in settings if name not in FREE and saved["training"].get(name) != v]
+    if differing:
+        raise InputError(f"{out} was begun with another {', '.join(differing)}; a resume keeps the settings.")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A begun run: takes it up at its last checkpoint, and writes a tick.
+
+    `real` is the spread of each known class's real images (see `diversity`).
+    """
+
+    path: Path
+    family: GeneratorFamily
+    config: GeneratorConfig
+    about: Mapping[str, Any]
+    real: Mapping[str, float | None]
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Constructor arguments of the generator."""
+        classes, resolution = len(self.about["classes"]), self.about["resolution"]
+        return self.family.network_config(self.config, classes, resolution)
+
+    def restore(self, adversaries: Adversaries) -> int:
+        """Load the last checkpoint, if there is one, into `adversaries`; returns its step. Nothing is written."""
+        state = self.path / "state.safetensors"
+        if not state.is_file():
+            return 0
+        tensors, about = load_tensors(state)
+        restore_state(tensors, adversaries.modules, adversaries.optimizers, state)
+        return int(about["step"])
+
+    def settle(self, adversaries: Adversaries, step: int) -> dict[str, float]:
+        """Make the folder agree with the checkpoint of that step again; returns the classes that had collapsed."""
+        lines = [line for line in self.metrics() if line["step"] <= step]
+        self._write_metrics(lines)
+        if lines:
+            self._derive(adversaries, lines, self._samples(adversaries.modules["G_ema"]))
+        return collapsed(lines)
+
+    def tick(self, adversaries: Adversaries, line: dict[str, Any]) -> dict[str, float]:
+        """Write the line of metrics, with each class's diversity, and the checkpoint; returns what has collapsed."""
+        samples = self._samples(adversaries.modules["G_ema"])
+        spreads = {label: diversity(images, self.real[label]) for label, images in samples.items()}
+        lines = [*self.metrics(), line | {"diversity": spreads}]
+        self._write_metrics(lines)
+        state = collect_state(adversaries.modules, adversaries.optimizers)
+        save_tensors(self.path / "state.safetensors", state, self._about(line))
+        self._derive(adversaries, lines, samples)
+        return collapsed(lines)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def take_best(self) -> float:
+        """Put the best checkpoint in the place of `generator.safetensors`; returns its kimg."""
+        weights, about = load_tensors(self.path / "best.safetensors")
+        save_tensors(self.path / "generator.safetensors", weights, about)
+        return about["kimg"]
+
+    def _about(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        kimg = line["step"] * self.config.batch_size / 1000
+        own = {"generator": self.config.generator, "network": self.network, "config": self.config.to_json()}
+        return {**self.about, **own, "step": line["step"], "kimg": kimg}
+
+    def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        write_text(self.path / "metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+
+    def _derive(
+        self, adversaries: Adversaries, lines: list[dict[str, Any]], samples: dict[str, np.ndarray]
+    ) -> None:
+        """Write what follows from the checkpoint of the last line: generator and samples."""
+        about, weights = self._about(lines[-1]), adversaries.modules["G_ema"].state_dict()
+        best = self.path / "best.safetensors"
+        if self.config.stop_on_collapse and (is_best(lines) or not best.exists()):
+            save_tensors(best, weights, about)
+        save_tensors(self.path / "generator.safetensors", weights, about)
+        sheet = sample_sheet(samples)
+        name = f"{round(about['kimg'] * 1000):08d}.png"
+        write_with(self.path / "samples" / name, lambda aside: sheet.save(aside, format="PNG"))
+
+    @torch.inference_mode()
+    def _samples(self, network: torch.nn.Module) -> dict[str, np.ndarray]:
+        """Images of every known class, uint8 N×R×R×3, from the same latents at every tick."""
+        device = next(network.parameters()).device
+        samples = {}
+        for label in self.about["known"]:
+            index = self.about["classes"].index(label)
+            seeds = [derive(index, "samples", number) for number in range(GENERATED)]
+            z = self.family.latents(self.network, seeds).to(device)
+            labels = torch.full((len(seeds),), index, device=device)
+            samples[label] = to_uint8(self.family.sample(network, z, labels, 1.0))
+        return samples
+
+
+def sample_sheet(samples: Mapping[str, np.ndarray]) -> Image.Image:
+    """A sheet of samples: a row per class."""
+    return Image.fromarray(
+        np.concatenate([np.concatenate(list(images[:COLUMNS]), axis=1) for images in samples.values()])
+    )

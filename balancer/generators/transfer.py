@@ -234,9 +234,8 @@ class _Copied(NamedTuple):
 
     names: list[str]
     fresh: list[str]  # left as they were, …
-    misfits: dict[
-        str, tuple[Sequence[int], Sequence[int]]
-    ]  # … of these for their shapes: the one here, the source's
+    # … of these for their shapes: the one here, the source's
+    misfits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 def _copy(module: nn.Module, weights: Mapping[str, Tensor], classes: _Classes, judges: bool) -> _Copied:

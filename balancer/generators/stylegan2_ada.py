@@ -89,13 +89,14 @@ class StyleGAN2Adversaries(Adversaries):
     weights λ and 1 − λ. Samples of a checkpoint from before the end of that are made as if λ were 1.
     """
 
+    r1_interval: int | None = R1_INTERVAL  # None: the family has no gradient penalty
+
     def __init__(self, config: GeneratorConfig, network: dict[str, Any], device: torch.device) -> None:
         super().__init__(config)
         check_condition(config)
         self.z_dim, self.c_dim = network["z_dim"], network["c_dim"]
         G, D = sg.Generator(**network), self.new_discriminator(network)
-        blocks = [[D.get_submodule(f"b{side}")] for side in D.block_resolutions]
-        freeze_blocks(blocks, config.freeze_discriminator)
+        freeze_blocks(self.discriminator_blocks(D), config.freeze_discriminator)
         G.synthesis.dtype = D.dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
         G_ema.synthesis.dtype = torch.float32
@@ -111,14 +112,14 @@ class StyleGAN2Adversaries(Adversaries):
             "ada": self.ada,
             "path_length": self.path_length,
         }
-        assert config.learning_rate and config.gamma
+        assert config.learning_rate
         self.learning_rate, self.gamma = config.learning_rate, config.gamma
         self.optimizers = {
             "G": self._adam(G, PATH_LENGTH_INTERVAL if config.path_length_weight else None),
-            "D": self._adam(D, R1_INTERVAL),
+            "D": self._adam(D, self.r1_interval),
         }
 
-    def new_discriminator(self, network: dict[str, Any]) -> sg.Discriminator:
+    def new_discriminator(self, network: dict[str, Any]) -> nn.Module:
         """The discriminator for images of a generator with these constructor arguments, untrained."""
         return sg.Discriminator(
             c_dim=self.c_dim,
@@ -127,6 +128,11 @@ class StyleGAN2Adversaries(Adversaries):
             epilogue_kwargs={"mbstd_group_size": 4},
             **network["synthesis_kwargs"],
         )
+
+    def discriminator_blocks(self, D: nn.Module) -> list[list[nn.Module]]:
+        """The discriminator's blocks that Freeze-D may freeze, from the image on."""
+        assert isinstance(D, sg.Discriminator)
+        return [[D.get_submodule(f"b{side}")] for side in D.block_resolutions]
 
     def _adam(self, network: nn.Module, interval: int | None) -> torch.optim.Adam:
         """Adam whose rate and moments allow for the extra steps of a lazy regulariser (arXiv 1912.04958, B)."""
@@ -148,8 +154,9 @@ class StyleGAN2Adversaries(Adversaries):
 
         signs: list[Tensor] = []
         logged["loss_d"] = self.update("D", (self.discriminator_loss(chunk, signs) for chunk in chunks))
-        if step % R1_INTERVAL == 0:
-            weight = self.gamma / 2 * R1_INTERVAL
+        if self.r1_interval and step % self.r1_interval == 0:
+            assert self.gamma
+            weight = self.gamma / 2 * self.r1_interval
             self.update("D", (weight * self.gradient_penalty(chunk) for chunk in chunks))
 
         if p_is_free(config) and (step + 1) % ADA_INTERVAL == 0:

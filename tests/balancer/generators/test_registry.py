@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,16 @@ from balancer.generators.checkpoints import collect_state, load_tensors, restore
 from balancer.generators.training import Batches
 
 CPU = torch.device("cpu")
+MEASURES = {
+    "no augmentation": {"augmentation": "none"},
+    "every operation": {"augmentation": "bgcfnc", "augmentation_p": 0.5},
+    "diffaugment": {"augmentation": "diffaugment"},
+    "freeze-d": {"freeze_discriminator": 1},
+    "ramp": {"unconditional_kimg": 0.016, "ramp_kimg": 0.032},
+    "classless layers": {"classless_resolution": 8},
+    "noise": {"embedding_noise": 0.5},
+    "noisy twins": {"embedding_noise": 0.5, "decorrelation": 0.1},
+}
 COUNTS = {"train": {"a": 30, "b": 6}, "validation": {"a": 4, "b": 2}, "test": {"a": 4, "b": 2}}
 RESOLUTION = 16
 
@@ -63,9 +74,11 @@ def test_defaults_are_complete_and_leave_what_was_chosen(name):
     family = registry.family(name)
     config = family.resolve(GeneratorConfig(name), 64)
     open_on_purpose = {"augmentation_p"}  # None stands for adaptive, or for the family's schedule
+    if name == "projected":
+        open_on_purpose |= {"gamma"}  # it has no gradient penalty
     assert {k for k, v in config.to_json().items() if v is None} <= open_on_purpose
-    chosen = family.resolve(GeneratorConfig(name, learning_rate=0.1, gamma=3.0, latent=7), 64)
-    assert (chosen.learning_rate, chosen.gamma, chosen.latent) == (0.1, 3.0, 7)
+    chosen = family.resolve(GeneratorConfig(name, learning_rate=0.1, channel_max=24, latent=7), 64)
+    assert (chosen.learning_rate, chosen.channel_max, chosen.latent) == (0.1, 24, 7)
     assert family.resolve(config, 64) == config
 
 
@@ -90,6 +103,66 @@ def test_a_network_gets_better_against_an_opponent_that_is_held(config, batch, m
     monkeypatch.setattr(adversaries.optimizers[held], "step", lambda: None)
     values = [float(batch.step(adversaries)[loss].detach()) for _ in range(12)]
     assert values[-1] < values[0]
+
+
+def steps(config, batch, number):
+    """The adversaries after so many steps of that configuration, and what the last one logged."""
+    adversaries = new_adversaries(config)
+    logs = [batch.step(adversaries, i) for i in range(number)]
+    return adversaries, {name: float(value.detach()) for name, value in logs[-1].items()}
+
+
+@pytest.fixture(scope="module")
+def plain(config):
+    """Settings with a p above 0, so that another augmentation tells."""
+    return replace(config, augmentation="bgc", augmentation_p=0.5)
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_every_measure_tells_or_is_refused(plain, batch, measure):
+    try:
+        changed = registry.family(plain.generator).resolve(replace(plain, **measure), RESOLUTION)
+        adversaries, logged = steps(changed, batch, 5)
+    except InputError as refusal:
+        assert plain.generator not in ("stylegan2-ada", "acdb")
+        assert str(refusal).endswith(".")
+        return
+    assert all(np.isfinite(value) for value in logged.values())
+    reference = steps(plain, batch, 5)[0]
+    for network in ("G", "D"):
+        before, after = (a.modules[network].state_dict() for a in (reference, adversaries))
+        assert any(not torch.equal(before[k], after[k]) for k in before), network
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_a_chosen_p_stays(config, batch, p):
+    chosen = replace(config, augmentation="bgc", augmentation_p=p, ada_target=-1.0, ada_kimg=0.01)
+    assert steps(chosen, batch, 5)[1]["augmentation_p"] == pytest.approx(p)
+
+
+def test_frozen_blocks_keep_their_weights_and_there_are_so_many(config, batch):
+    def moved(number):
+        before = new_adversaries(replace(config, freeze_discriminator=number)).modules["D"].state_dict()
+        after = steps(replace(config, freeze_discriminator=number), batch, 2)[0].modules["D"].state_dict()
+        return {k for k in before if not torch.equal(before[k], after[k])}
+
+    with pytest.raises(InputError, match="blocks that can be frozen, not 9"):
+        new_adversaries(replace(config, freeze_discriminator=9))
+    if config.generator == "projected":
+        pytest.skip("Its discriminators have no blocks that see the image first.")
+    by_number = [moved(number) for number in range(3)]
+    assert by_number[0] > by_number[1] > by_number[2] > set()
+
+
+def test_a_classless_generator_is_rebuilt_from_its_file(config, data, tmp_path):
+    try:
+        registry.family(config.generator).resolve(replace(config, classless_resolution=8), RESOLUTION)
+    except InputError:
+        pytest.skip(f"{config.generator} refuses it.")
+    path = train(data, replace(config, classless_resolution=8), tmp_path / "run")
+    generator = load_generator(path)
+    assert generator.info["network"]["classless_resolution"] == 8
+    assert not np.array_equal(generator.generate("a", [1]), generator.generate("b", [1]))
 
 
 def test_state_is_saved_and_restored_to_the_bit(config, batch, tmp_path):

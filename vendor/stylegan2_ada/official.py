@@ -37,6 +37,10 @@ STORAGES = {
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 TRAINING_ONLY = {"num_fp16_res", "use_fp16", "fp16_channels_last", "freeze_layers"}  # no part in the numbers
 
+LARGEST_ARGUMENT = (
+    2**17
+)  # no official network has as many channels or layers: a file that says so only keeps busy
+
 
 class _Refused(ValueError):
     """The file asks for something that rebuilding networks does not need."""
@@ -175,6 +179,8 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items() if k not in TRAINING_ONLY}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, int) and abs(value) > LARGEST_ARGUMENT:
+        raise _Refused(f"a network of size {value}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise _Refused(f"a constructor argument of type {type(value).__name__}")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import vendor.stylegan2_ada as sg
+from vendor.stylegan2_ada.official import read_official
 
 
 class _Call:
@@ -167,3 +168,33 @@ def test_another_architecture_is_a_sentence(tmp_path: Path, persistence: Any) ->
         path.write_bytes(pickle.dumps({"G_ema": recorded(persistence, G, **kwargs)}))
         with pytest.raises(ValueError, match=r"other\.pkl holds networks that are not StyleGAN2-ADA"):
             sg.load_official(path)
+
+
+@pytest.mark.parametrize("layers", [10**12, torch.zeros(1), b"2"])
+def test_arguments_that_are_no_plain_sizes_are_refused(tmp_path: Path, persistence: Any, layers: Any) -> None:
+    G = sg.Generator(z_dim=4, w_dim=4, **CONFIG, synthesis_kwargs=CHANNELS)
+    kwargs = {"z_dim": 4, "w_dim": 4, **CONFIG, "mapping_kwargs": {"num_layers": layers}}
+    path = tmp_path / "odd.pkl"
+    path.write_bytes(pickle.dumps({"G_ema": recorded(persistence, G, **kwargs)}))
+    with pytest.raises(ValueError, match=r"odd\.pkl holds networks.*(argument of type|network of size)"):
+        sg.load_official(path)
+
+
+def test_weights_of_any_precision_become_float32(tmp_path: Path, persistence: Any) -> None:
+    G = sg.Generator(z_dim=4, w_dim=4, **CONFIG, synthesis_kwargs=CHANNELS)
+    kwargs = {"z_dim": 4, "w_dim": 4, **CONFIG, "synthesis_kwargs": CHANNELS}
+    path = tmp_path / "half.pkl"
+    path.write_bytes(pickle.dumps({"G_ema": recorded(persistence, G.half(), **kwargs)}))
+    network, arguments = sg.load_official(path)["G_ema"], read_official(path)["G_ema"].arguments
+    assert {t.dtype for t in network.state_dict().values()} == {torch.float32}
+    assert arguments == kwargs
+
+
+def test_a_module_that_holds_itself_is_refused(tmp_path: Path, persistence: Any) -> None:
+    call = recorded(persistence, sg.Generator(z_dim=4, w_dim=4, **CONFIG, synthesis_kwargs=CHANNELS))
+    state = call.call[1][0]["state"]
+    state["_modules"]["again"] = {"state": state, "class_name": "Generator"}
+    path = tmp_path / "round.pkl"
+    path.write_bytes(pickle.dumps({"G_ema": call}))
+    with pytest.raises(ValueError, match=r"round\.pkl"):
+        sg.load_official(path)

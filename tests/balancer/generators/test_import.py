@@ -35,6 +35,7 @@ def error(value, expected):
 
 def test_the_run_computes_the_reference_numbers(imported):
     G, cases = load_generator(imported.run).network, imported.cases
+    assert isinstance(G, sg.Generator)
     c = cases["c"] if G.c_dim else None
     assert error(G(cases["z"], c, noise_mode="const"), cases["img_noise_const"]) < 1e-5
     assert error(G.mapping(cases["z"], c), cases["ws"]) < 1e-5

@@ -49,7 +49,7 @@ def recorded(persistence: Any, module: torch.nn.Module, **init_kwargs: Any) -> _
     state = {
         "_parameters": dict(module._parameters),
         "_buffers": dict(module._buffers),
-        "_modules": {k: recorded(persistence, m) for k, m in module._modules.items()},
+        "_modules": {k: recorded(persistence, m) for k, m in module.named_children()},
         "_init_args": (),
         "_init_kwargs": init_kwargs,
     }
@@ -65,7 +65,7 @@ def recorded(persistence: Any, module: torch.nn.Module, **init_kwargs: Any) -> _
 
 
 CONFIG: dict[str, Any] = {"c_dim": 2, "img_resolution": 8, "img_channels": 3}
-CHANNELS = {"channel_base": 64, "channel_max": 8}
+CHANNELS: dict[str, Any] = {"channel_base": 64, "channel_max": 8}
 
 
 def test_reads_what_large_official_models_record(tmp_path: Path, persistence: Any) -> None:

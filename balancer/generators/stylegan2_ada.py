@@ -119,7 +119,7 @@ class StyleGAN2Adversaries(Adversaries):
             "D": self._adam(D, self.r1_interval),
         }
 
-    def new_discriminator(self, network: dict[str, Any]) -> nn.Module:
+    def new_discriminator(self, network: dict[str, Any]) -> Any:
         """The discriminator for images of a generator with these constructor arguments, untrained."""
         return sg.Discriminator(
             c_dim=self.c_dim,

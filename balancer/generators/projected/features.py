@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class FeaturePyramid(nn.Module):
     def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         backbone = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(0, 1, 2, 3, 4))
-        channels = backbone.feature_info.channels()
+        channels: list[int] = backbone.feature_info.channels()  # type: ignore[operator, union-attr]
         backbone.load_state_dict(_weights(tuple(backbone.state_dict())))
         _fuse(backbone.eval())
         self.backbone = backbone
@@ -46,8 +47,7 @@ class FeaturePyramid(nn.Module):
             nn.Conv2d(n, width, 1, bias=False) for n, width in zip(channels, WIDTHS, strict=True)
         )
         self.across_scales = nn.ModuleList(
-            nn.Conv2d(coarse, fine, 3, padding=1, bias=False)
-            for fine, coarse in zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+            nn.Conv2d(coarse, fine, 3, padding=1, bias=False) for fine, coarse in pairwise(WIDTHS)
         )
         rng = torch.Generator().manual_seed(seed)
         for mix in (*self.across_channels, *self.across_scales):
@@ -55,7 +55,7 @@ class FeaturePyramid(nn.Module):
             nn.init.kaiming_normal_(mix.weight, generator=rng)
         self.dtype = dtype
         for part in (self.backbone, self.across_channels, self.across_scales):
-            part.to(dtype=dtype, memory_format=torch.channels_last)
+            part.to(dtype=dtype).to(memory_format=torch.channels_last)
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> FeaturePyramid:
@@ -89,7 +89,7 @@ class _StridedDepthwise(torch.autograd.Function):
         return F.conv2d(x, weight, stride=2, padding=weight.shape[-1] // 2, groups=x.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (weight,) = ctx.saved_tensors
         spread = gradient.new_zeros(ctx.shape).contiguous(memory_format=torch.channels_last)
         spread[:, :, ::2, ::2] = gradient
@@ -104,7 +104,7 @@ class _FrozenStridedDepthwise(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return _StridedDepthwise.apply(x, self.weight) + self.bias[:, None, None]  # type: ignore[no-untyped-call]
+        return _StridedDepthwise.apply(x, self.weight) + self.bias[:, None, None]
 
 
 def _fuse(module: nn.Module) -> None:

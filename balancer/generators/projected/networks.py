@@ -15,9 +15,8 @@ EMBEDDING = 64
 class Discriminator(nn.Module):
     """Five conditional discriminators, one on each feature map, down to a logit each (arXiv 2111.01007, 3.2).
 
-    Convolutions with spectral normalisation and leaky rectifiers, without the paper's batch normalisation, whose
-    gradient costs most of a step on a CPU and with which they won within 10 kimg and did not come back. The
-    `scale` that gives each map unit standard deviation is set by the first features that pass, and saved.
+    Convolutions with spectral normalisation, batch normalisation and leaky rectifiers. Real and generated images
+    pass apart, so that batch normalisation shows each how varied the batch is. The `scale` that gives each map unit standard deviation is set by the first features that pass, and saved.
     `condition` is the weight λ of the class; what is left, 1 − λ, goes to the mean over all classes.
     """
 
@@ -51,7 +50,11 @@ class _Head(nn.Module):
         layers: list[nn.Module] = []
         while size > 4:
             wide = width * 2 if size <= 8 else width
-            layers += [spectral_norm(nn.Conv2d(channels, wide, 4, 2, 1)), nn.LeakyReLU(0.2)]
+            layers += [
+                spectral_norm(nn.Conv2d(channels, wide, 4, 2, 1, bias=False)),
+                nn.BatchNorm2d(wide),
+                nn.LeakyReLU(0.2),
+            ]
             channels, size = wide, size // 2
         self.layers = nn.Sequential(*layers)
         self.final = spectral_norm(nn.Conv2d(channels, EMBEDDING, size))

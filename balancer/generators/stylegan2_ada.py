@@ -159,13 +159,17 @@ class StyleGAN2Adversaries(Adversaries):
             weight = self.gamma / 2 * self.r1_interval
             self.update("D", (weight * self.gradient_penalty(chunk) for chunk in chunks))
 
-        if p_is_free(config) and (step + 1) % ADA_INTERVAL == 0:
+        return logged | self.follow(step, signs)
+
+    def follow(self, step: int, signs: list[Tensor]) -> dict[str, Tensor]:
+        """What comes after the updates: p follows the discriminator's overfitting, G_ema follows G."""
+        if p_is_free(self.config) and (step + 1) % ADA_INTERVAL == 0:
             assert isinstance(self.augment, sg.AugmentPipe)
             self.ada.adjust(self.augment)
-        seen = (step + 1) * config.batch_size
-        half_life = min(config.ema_kimg * 1000, seen * config.ema_rampup)
-        average_weights(self.G_ema, self.G, config.batch_size, half_life)
-        return logged | {"real_sign": torch.stack(signs).mean(), "augmentation_p": self.augment.p}
+        images = self.config.batch_size
+        half_life = min(self.config.ema_kimg * 1000, (step + 1) * images * self.config.ema_rampup)
+        average_weights(self.G_ema, self.G, images, half_life)
+        return {"real_sign": torch.stack(signs).mean(), "augmentation_p": self.augment.p}
 
     def generate(self, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images of these classes and the ws they are made from."""

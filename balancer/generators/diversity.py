@@ -6,7 +6,9 @@ looked at in every tick. Averaging drops fine noise, which a collapsed generator
 and colour of cell and nucleus. It says nothing of quality: unlike pictures may all be poor ones.
 
 m pictures that are shown equally often are about 1 − 1/m as varied as the real images, so that the measure finds the
-loss of nearly all modes and no finer one; for that there is the gate.
+loss of nearly all modes and no finer one; for that there is the gate. On PBC at 64 px a single picture with noise of
+12 grey levels measured 0.1 and two such pictures 0.57 (0.37 and 0.7 without the averaging); StyleGAN2-ADA from
+scratch was at 0.4 to 0.8 after 20 kimg; 24 real images are at 1 ± 0.05.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from balancer.generators.protocol import GeneratorFamily
 from balancer.generators.seeds import derive
 
 COLUMNS = 12  # samples of a class on a sheet
-GENERATED = 24  # samples of a class whose diversity is measured
+GENERATED = 16  # samples of a class whose diversity is measured
 FREE = {"kimg", "ticks", "stop_on_collapse"}  # what a resume may change
 
 

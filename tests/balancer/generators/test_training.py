@@ -82,6 +82,34 @@ def test_classes_are_drawn_evenly_and_turned(data):
     assert torch.equal(batches[0][0], real)
 
 
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_balance_goes_from_natural_to_even(balance):
+    sizes = np.array([64, 16, 4])
+    labels = np.repeat([0, 2, 5], sizes)
+    images = np.arange(84, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    config = replace(CONFIG, batch_size=20000, kimg=100, balance=balance, symmetries=False)
+    real, drawn, fake = Batches(images, labels, config)[0]
+    expected = sizes ** (1 - balance) / (sizes ** (1 - balance)).sum()
+    for of in (drawn, fake):
+        assert np.bincount(of, minlength=6)[[0, 2, 5]] / 20000 == pytest.approx(expected, abs=0.02)
+    index = ((real[:, 0, 0, 0] + 1) * 127.5).round().long().numpy()
+    assert (labels[index] == drawn.numpy()).all()
+    assert len(np.unique(index)) == 84
+
+
+def test_only_the_named_classes_are_trained_on(data, tmp_path):
+    run = train(data, replace(CONFIG, kimg=0.016, ticks=1, only=("b",)), tmp_path / "run")
+    seen = pd.read_csv(run / "seen.csv")
+    assert seen["label"].tolist() == ["b"] * 6
+    config = json.loads((run / "config.json").read_text())
+    assert (config["classes"], config["known"]) == (["a", "b"], ["b"])
+    generator = load_generator(run)
+    assert generator.info["known"] == ["b"]
+    assert generator.network.c_dim == 2
+    labels = Batches(data.images("train")[30:], data.labels("train")[30:], CONFIG)[0][1:]
+    assert all((of == 1).all() for of in labels)
+
+
 def test_the_discriminator_learns_and_its_generator_follows(make_dataset, tmp_path):
     data = make_dataset(tmp_path / "data", {"train": {"a": 40, "b": 40}}, resolution=16)
     config = replace(CONFIG, kimg=4.8, batch_size=16, ticks=2, learning_rate=0.005)
@@ -103,11 +131,20 @@ def test_the_discriminator_learns_and_its_generator_follows(make_dataset, tmp_pa
         ({"kimg": 0}, "above 0"),
         ({"kimg": 0.001}, "less than one batch"),
         ({"generator": "stylegan"}, "Did you mean 'stylegan2-ada'"),
+        ({"only": ("a", "c")}, "no class 'c'"),
+        ({"balance": 1.5}, "balance must be from 0"),
     ],
 )
 def test_wrong_settings_are_refused_before_any_work(data, tmp_path, wrong, sentence):
     with pytest.raises(InputError, match=sentence):
         train(data, GeneratorConfig(**({"batch_size": 8, "kimg": 0.1} | wrong)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_train_images_cannot_be_trained_on_alone(make_dataset, tmp_path):
+    data = make_dataset(tmp_path / "data", {"train": {"a": 4}, "test": {"c": 1}}, resolution=16)
+    with pytest.raises(InputError, match="no train images of class c"):
+        train(data, replace(CONFIG, only=("a", "c")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -17,8 +17,8 @@ def freeze_blocks(blocks: Sequence[Sequence[nn.Module]], number: int) -> None:
     """
     if not 0 <= number <= len(blocks):
         raise InputError(
-            f"The discriminator has {len(blocks)} blocks that can be frozen, not {number}; "
-            f"choose freeze_discriminator from 0 to {len(blocks)}."
+            f"The discriminator has {len(blocks) or 'no'} blocks that can be frozen, not {number}; "
+            f"choose freeze_discriminator {f'from 0 to {len(blocks)}' if blocks else 0}."
         )
     for block in blocks[:number]:
         for module in block:

@@ -29,7 +29,7 @@ COLOUR = {"brightness": 1, "contrast": 1, "lumaflip": 1, "hue": 1, "saturation":
 FILTER = {"imgfilter": 1}
 NOISE = {"noise": 1}
 CUTOUT = {"cutout": 1}
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "blit": BLIT,
     "geom": GEOMETRY,
     "color": COLOUR,

@@ -18,9 +18,10 @@ def check_synthetic(data: PreparedDataset, synthetic: Sequence[SyntheticSet]) ->
     """Refuse what would make a result on `data` worthless; InputError names the files.
 
     Refused are synthetic images in validation, test or heldout (`check_judges`), and a synthetic set that came from
-    other data (by fingerprint), whose generator was trained on an image of validation or test (by source_sha256),
-    that holds an image which is not synthetic, has another resolution, or a class that the data does not know. So is
-    a synthetic image that is given twice, in one set or in several.
+    other data (by fingerprint), whose generator has seen an image of validation or test (the same file, or where its
+    perceptual hashes are known the same picture at any resolution), that holds an image which is not synthetic, has
+    another resolution, or a class that the data does not know. So is a synthetic image that is given twice, in one
+    set or in several.
     """
     check_judges(data, _JUDGING)
     for images in synthetic:
@@ -69,12 +70,12 @@ def _check_set(data: PreparedDataset, images: SyntheticSet) -> None:
             "have seen the test images. Make a synthetic set from this dataset with `balancer train` and `synth`."
         )
     for split in ("test", "validation"):
-        table = data.tables[split]
-        seen = table.loc[table["source_sha256"].isin(images.seen), "file_name"]
-        if len(seen):
+        seen = images.seen.among(data, split)
+        if seen:
             raise InputError(
-                f"The generator behind {images.root} was trained on {len(seen)} images of {data.root / split} "
-                f"({_some(seen)}); train it on the train split alone."
+                f"The generator behind {images.root}, or the weights that it started from, was trained on {len(seen)} "
+                f"images of {data.root / split} ({_some(seen)}), be it at another resolution; prepare the data without "
+                "these images, or train a generator from scratch on the train split alone."
             )
     other = images.table.loc[images.table["source"] != "synthetic", "file_name"]
     if len(other):

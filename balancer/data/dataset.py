@@ -157,13 +157,13 @@ def _field(info: Any, name: str) -> Any:
 
 
 def read_table(path: Path, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
-    """Read one of a set's CSV files; the contract's columns and `patient_id` are texts.
+    """Read one of a set's CSV files; the contract's columns, `patient_id` and `perceptual_hash` are texts.
 
     Raises InputError when it is missing, cannot be read, lacks one of `columns` or has a row without a value there.
     """
     if not path.is_file():
         raise InputError(f"{path} is missing; make the set again.")
-    texts = dict.fromkeys([*COLUMNS, "patient_id"], str)
+    texts = dict.fromkeys([*COLUMNS, "patient_id", "perceptual_hash"], str)
     try:
         table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
     except (ValueError, OSError) as error:  # pandas' errors of parsing are ValueErrors

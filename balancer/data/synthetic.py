@@ -10,6 +10,7 @@ import pandas as pd
 
 from balancer.data.dataset import read_description, read_table
 from balancer.data.images import ImageStore
+from balancer.data.seen import Seen
 from balancer.errors import InputError
 from balancer.files import read_json
 
@@ -22,7 +23,8 @@ class SyntheticSet:
     resolution: int
     source: str  # of the data behind the generator: real | rendered
     data_fingerprint: str
-    seen: frozenset[str]  # source_sha256 of every image that the generator was trained on
+    seen: Seen = field(repr=False)  # every image that the generator was trained on, as far as is known
+    seen_known: bool  # whether that is all; it is not where training began from weights of unknown origin
     info: dict[str, Any] = field(repr=False)
     table: pd.DataFrame = field(repr=False)  # train/metadata.csv
     gate: dict[str, Any] = field(repr=False)
@@ -40,7 +42,8 @@ class SyntheticSet:
             resolution=info["resolution"],
             source=info["data"]["source"],
             data_fingerprint=info["data"]["fingerprint"],
-            seen=frozenset(read_table(root / "seen.csv", ["source_sha256"])["source_sha256"]),
+            seen=Seen.read(root / "seen.csv"),
+            seen_known=(info.get("generator", {}).get("init") or {}).get("seen_known", True),
             info=info,
             table=read_table(root / "train" / "metadata.csv"),
             gate=gate,

@@ -99,11 +99,17 @@ def read_source(init: str | Path, resolution: int) -> Source:
 
 
 def seen_with(rows: pd.DataFrame, source: Source | None) -> pd.DataFrame:
-    """Rows for the `seen.csv` of a run: its own, then those that only the weights it starts from have seen."""
+    """Rows for the `seen.csv` of a run: its own, then those that only the weights it starts from have seen.
+
+    Whatever further columns the source has, its perceptual hashes above all, stay, for images seen twice too.
+    """
     table = rows[list(SEEN)]
     if source is None or source.seen.empty:
         return table
-    return pd.concat([table, source.seen]).drop_duplicates("source_sha256", ignore_index=True)
+    together = pd.concat([table, source.seen])
+    return together.groupby(
+        "source_sha256", sort=False, as_index=False
+    ).first()  # of each column what is known
 
 
 def _read_run(run: Path) -> Source:

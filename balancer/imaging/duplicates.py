@@ -18,7 +18,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 SAME = 0.9  # correlation from which two images are the same picture
-_SIDE = 16  # DCT coefficients per axis
+SIDE = 16  # DCT coefficients per axis
 _HASH_BITS = 16  # candidates differ in no more than these of 63 bits; a correlation of 0.9 moves 9 on average
 _FLAT = 1.0  # contrasts below about a tenth of a grey level are rounding, not a picture
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -45,7 +45,7 @@ def describe(images: np.ndarray) -> np.ndarray:
     An image of one colour gets zeros, and so correlates with nothing. Images below 16 px give R×R.
     """
     count, size = images.shape[:2]
-    side = min(_SIDE, size)
+    side = min(SIDE, size)
     frequency = np.arange(side, dtype=np.float32)
     position = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(np.pi / size)
     basis = np.cos(frequency[:, None] * position)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
+from balancer.imaging.perceptual_hash import perceptual_hashes
 from classifier.provenance import check_judges, check_synthetic
 
 Prepared = Callable[..., PreparedDataset]
@@ -38,6 +40,31 @@ def test_a_generator_that_saw_an_image_that_judges_is_refused(
     images = make_synthetic(data, seen=(row["source_sha256"],))
     with pytest.raises(InputError, match=rf"trained on 1 images of .*{split} \({row['file_name']}\)"):
         check_synthetic(data, [images])
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_generator_that_saw_the_same_picture_in_another_file_is_refused(
+    make_dataset: Callable[..., PreparedDataset], make_synthetic: Synthetic, tmp_path: Path, split: str
+) -> None:
+    """A seen image at twice the resolution and mirrored, of which the set keeps the perceptual hash alone."""
+    counts = {"train": {"a": 4, "b": 4}, "validation": {"a": 4, "b": 4}, "test": {"a": 4, "b": 4}}
+    data = make_dataset(tmp_path / "data", counts)
+    images = make_synthetic(data, label="a")
+    table = pd.read_csv(images.root / "seen.csv")
+    number = 5
+    with Image.open(data.paths(split)[number]) as image:
+        large = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC))[:, ::-1]
+    elsewhere = pd.DataFrame({"source_sha256": ["e" * 64], "perceptual_hash": perceptual_hashes(large[None])})
+    pd.concat([table, elsewhere]).to_csv(images.root / "seen.csv", index=False)
+    name = data.tables[split]["file_name"][number]
+    with pytest.raises(
+        InputError, match=rf"trained on 1 images of .*{split} \({name}\).*prepare the data without"
+    ):
+        check_synthetic(data, [SyntheticSet.load(images.root)])
+
+    elsewhere["perceptual_hash"] = perceptual_hashes(np.asarray(data.images("train")[:1]))
+    elsewhere.to_csv(images.root / "seen.csv", index=False)
+    check_synthetic(data, [SyntheticSet.load(images.root)])
 
 
 @pytest.mark.parametrize("split", ["validation", "test", "heldout"])

@@ -305,6 +305,15 @@ def test_what_the_source_has_seen_goes_on(style):
         ["02", "c", "c/2.png"],
         ["00", "a", "a/0.png"],
     ]
+    hashed = replace(
+        source, seen=source.seen.assign(perceptual_hash=[f"{i:064x}" for i in range(len(source.seen))])
+    )
+    rows = seen_with(own, hashed)
+    assert rows["file_name"].tolist() == ["b/9.png", "c/2.png", "a/0.png"]
+    expected = hashed.seen.set_index("source_sha256")["perceptual_hash"]
+    assert rows["perceptual_hash"].fillna("").tolist() == [
+        expected.get(sha, "") for sha in rows["source_sha256"]
+    ]
     assert seen_with(own, None)["source_sha256"].tolist() == ["01", "02"]
     (run / "seen.csv").unlink()
     blind = read_source(run, 16)

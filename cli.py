@@ -243,35 +243,69 @@ def _say_findings(found: Findings) -> None:
 @balancer.command()
 @data_option
 @out_options
-@click.option("--generator",  metavar="NAME", default="stylegan2-ada", show_default=True, help="stylegan2-ada or r3gan.")
+@click.option("--generator",  metavar="NAME", help="stylegan2-ada, r3gan, acdb or projected.  [default: --init's, else stylegan2-ada]")
 @click.option("--kimg",       type=POSITIVE, default=200.0, show_default=True, help="Thousands of images to train on.")
+@click.option("--init",       metavar="RUN|FILE", help="Start from these weights: a generator run, an official .pkl file, or builtin.")
+@click.option("--class",      "only", multiple=True, metavar="LABEL", help="Train on this class alone; repeatable.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(4), default=16, show_default=True, help="Images per update.")
+@click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Passes over which a batch is divided, to save memory.")
 @click.option("--lr",         "learning_rate", type=POSITIVE, help="Learning rate.  [default: the family's]")
 @click.option("--gamma",      type=POSITIVE, help="Weight of the gradient penalty.  [default: the family's, by resolution]")
+@click.option("--balance",    type=click.FloatRange(0, 1), default=1.0, show_default=True, help="How classes are drawn: 0 as they are, 1 evenly.")
+@click.option("--augment",    "augmentation", metavar="NAME", help="none, diffaugment, or ADA's blit, geom, color, bg, bgc …  [default: the family's]")
+@click.option("--augment-p",  "augmentation_p", type=click.FloatRange(0, 1), metavar="P", help="Fixed probability.  [default: adaptive]")
+@click.option("--symmetries/--no-symmetries", default=True, show_default=True, help="Show real images mirrored and quarter-turned.")
+@click.option("--style-mixing", type=click.FloatRange(0, 1), default=0.0, show_default=True, metavar="P", help="Probability of two latents for one image.")
+@click.option("--freeze-d",   "freeze_discriminator", type=click.IntRange(0), default=0, show_default=True, metavar="BLOCKS", help="Blocks of the discriminator that keep their weights.")
+@click.option("--unconditional", "unconditional_kimg", type=click.FloatRange(0), default=0.0, show_default=True, metavar="KIMG", help="Train so long without classes …")
+@click.option("--ramp",       "ramp_kimg", type=click.FloatRange(0), default=0.0, show_default=True, metavar="KIMG", help="… then let the class come in over so long.")
+@click.option("--classless",  "classless_resolution", type=click.IntRange(0), default=0, show_default=True, metavar="PX", help="Layers up to this resolution do not see the class.")
+@click.option("--embedding-noise", type=click.FloatRange(0), default=0.0, show_default=True, metavar="SD", help="Noise on class embeddings (NoisyTwins).")
+@click.option("--decorrelation", type=click.FloatRange(0), default=0.0, show_default=True, metavar="WEIGHT", help="Of NoisyTwins' loss within a class.")
+@click.option("--stop-on-collapse", is_flag=True, help="End with the best checkpoint when a class collapses.")
+@click.option("--ticks",      type=click.IntRange(1), default=20, show_default=True, help="Checkpoints, and lines of metrics, in the run.")
 @click.option("--resume",     is_flag=True, help="Go on with the run at --out from its last checkpoint.")
 @seed_option
 @device_option
 @dry_run
-def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: str | None, dry_run: bool, **settings: Any) -> None:  # fmt: skip
+def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: str | None, dry_run: bool, init: str | None, **settings: Any) -> None:  # fmt: skip
     """Train a generator on the train split of DATA."""
     from balancer.data import PreparedDataset, new_output
     from balancer.devices import choose_device
-    from balancer.generators import GeneratorConfig
+    from balancer.generators import GeneratorConfig, read_source
     from balancer.generators import train as run
     from balancer.generators.registry import family
 
     if resume and out is None:
         raise InputError("--resume needs --out: the run that is to go on.")
-    config, dataset, where = GeneratorConfig(**settings), PreparedDataset.load(data), choose_device(device)
+    dataset, where = PreparedDataset.load(data), choose_device(device)
+    source = read_source(init, dataset.resolution) if init else None
+    name = settings.pop("generator") or (source.generator if source else "stylegan2-ada")
+    config = GeneratorConfig(generator=name, **settings)
+    if source:
+        config = config.with_defaults(**source.network_defaults())
     out = out or new_output("generator")
     if dry_run:
         chosen = family(config.generator)
         config = chosen.resolve(config, dataset.resolution)
         network = chosen.network_config(config, len(dataset.classes), dataset.resolution)
-        show(asdict(config) | {"network": network, "data": str(data), "out": str(out), "device": str(where)})
+        show(config.to_json() | {"network": network, "init": init, "data": str(data), "out": str(out), "device": str(where)})
         return
-    run(dataset, config, out, resume=resume, overwrite=overwrite, device=where)
+    run(dataset, config, out, init=source, resume=resume, overwrite=overwrite, device=where)
     click.echo(f"Generator run: {out} (trained on {dataset.source} images of {data}; samples in {out / 'samples'})")
+
+
+@balancer.command("import-checkpoint")
+@click.argument("file", type=PATH, metavar="FILE.pkl")
+@out_options
+@click.option("--class", "classes", multiple=True, metavar="LABEL", help="Name of a class, in the file's order; repeatable.  [default: class-0 …]")
+def import_checkpoint(file: Path, out: Path | None, overwrite: bool, classes: tuple[str, ...]) -> None:
+    """Make a generator run of an official StyleGAN2-ADA network-snapshot, of which nothing is executed."""
+    from balancer.data import new_output
+    from balancer.generators import import_checkpoint as make
+
+    run = make(file, out or new_output("generator"), overwrite=overwrite, classes=classes or None)
+    click.echo(f"Generator run: {run} (imported from {file}; what it was trained on is unknown)")
 
 
 @balancer.command()

@@ -86,6 +86,11 @@ def synthesise(
     for label in labels:
         if label not in generator.info["known"]:
             raise unknown_name("class", label, generator.info["known"])
+    if generator.data["fingerprint"] is None:
+        raise InputError(
+            f"{run} holds imported weights, and what they were trained on is unknown: nothing can tell whether their "
+            f"images are copies. Train on your data first, with `balancer train --init {run}`."
+        )
     if generator.data["fingerprint"] != data.fingerprint:
         raise InputError(
             f"{run} was trained on other data ({generator.data['path']}) than {data.root}; give that data, so that "
@@ -245,6 +250,7 @@ def _origin(generator: TrainedGenerator) -> dict[str, Any]:
         "sha256": generator.sha256,
         "path": str(generator.path.absolute()),
         "kimg": generator.info["kimg"],
+        "init": generator.info.get("init"),
     }
 
 

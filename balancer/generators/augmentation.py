@@ -7,6 +7,8 @@ augmentation is a module with a buffer `p`, the probability of each of its opera
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -79,7 +81,8 @@ def augmentation(config: GeneratorConfig) -> sg.AugmentPipe | DiffAugment:
         raise unknown_name("augmentation", name, AUGMENTATIONS)
     if p is not None and not 0 <= p <= 1:
         raise InputError(f"augmentation_p is a probability from 0 to 1, not {p:g}.")
-    augment = DiffAugment() if name == "diffaugment" else sg.AugmentPipe(**sg.PRESETS.get(name, {}))
+    operations: dict[str, Any] = sg.PRESETS.get(name, {})
+    augment = DiffAugment() if name == "diffaugment" else sg.AugmentPipe(**operations)
     augment.p.fill_(p if p is not None else float(name == "diffaugment"))
     return augment
 

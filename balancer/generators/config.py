@@ -48,6 +48,7 @@ class GeneratorConfig:
     channel_base: int | None = None  # channels of a layer: base / resolution, at most channel_max
     channel_max: int | None = None
     latent: int | None = None
+    mapping_layers: int | None = None  # of the network that maps latents to styles
     ticks: int = 20  # lines of metrics.jsonl, sample sheets and checkpoints over the whole run
     seed: int = 0
 
@@ -61,6 +62,7 @@ class GeneratorConfig:
             "channel_base",
             "channel_max",
             "latent",
+            "mapping_layers",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:

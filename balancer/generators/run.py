@@ -31,25 +31,26 @@ from balancer.generators.config import GeneratorConfig
 from balancer.generators.diversity import collapsed, diversity, is_best
 from balancer.generators.protocol import GeneratorFamily
 from balancer.generators.seeds import derive
+from balancer.generators.transfer import Source, seen_with
 
 COLUMNS = 12  # samples of a class on a sheet
 GENERATED = 16  # samples of a class whose diversity is measured
 FREE = {"kimg", "ticks", "stop_on_collapse"}  # what a resume may change
 
 
-def refuse(out: Path, data: PreparedDataset, overwrite: bool) -> None:
+def refuse(out: Path, data: PreparedDataset, overwrite: bool, init: Source | None) -> None:
     """Refuse an output that exists; a generator run can be continued, which is said."""
     config = read_json(out / "config.json") if (out / "config.json").is_file() else {}
     if config.get("kind") == "generator" and not overwrite:
         raise InputError(
             f"{out} holds a generator run; give --resume to go on with it, or --overwrite to begin anew."
         )
-    refuse_existing(out, overwrite, [data.root])
+    refuse_existing(out, overwrite, [data.root, *([Path(init.path)] if init else [])])
 
 
-def describe(data: PreparedDataset) -> dict[str, Any]:
-    """What `config.json` and the metadata of the checkpoints say alike."""
-    return {
+def describe(data: PreparedDataset, init: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `config.json` and the metadata of the checkpoints say alike; `init` is what `Source.to_json` gives."""
+    about = {
         "format": 1,
         "classes": list(data.classes),
         "known": [label for label, n in data.counts("train").items() if n > 0],
@@ -60,13 +61,14 @@ def describe(data: PreparedDataset) -> dict[str, Any]:
             "source": data.source,
         },
     }
+    return about | {"init": init} if init else about
 
 
-def write_head(run: Path, data: PreparedDataset, config: GeneratorConfig) -> None:
+def write_head(run: Path, data: PreparedDataset, config: GeneratorConfig, init: Source | None) -> None:
     """What stands before the first step: the configuration, and what the run will have seen."""
-    about = describe(data) | {"kind": "generator", "training": config.to_json()}
-    write_json(run / "config.json", about)
-    write_csv(run / "seen.csv", data.tables["train"][["source_sha256", "label", "file_name"]])
+    about = describe(data, init.to_json() if init else None)
+    write_json(run / "config.json", about | {"kind": "generator", "training": config.to_json()})
+    write_csv(run / "seen.csv", seen_with(data.tables["train"], init))
     (run / "samples").mkdir()
 
 
@@ -75,6 +77,10 @@ def check_resumable(out: Path, data: PreparedDataset, config: GeneratorConfig) -
     saved = read_json(out / "config.json")
     if saved.get("kind") != "generator":
         raise InputError(f"{out} is no generator run, so that it cannot be continued; choose another --out.")
+    if "imported" in saved:
+        raise InputError(
+            f"{out} holds imported weights, which cannot be resumed; give --init {out} and another --out."
+        )
     if saved["data"]["fingerprint"] != data.fingerprint or saved["resolution"] != data.resolution:
         raise InputError(f"{out} was trained on other data ({saved['data']['path']}); resume it with that.")
     settings = config.to_json().items()

@@ -36,6 +36,7 @@ class StyleGAN2ADA:
             channel_base=2048 if resolution <= 32 else 4096,
             channel_max=128,
             latent=128,
+            mapping_layers=2,
         )
 
     def network_config(self, config: GeneratorConfig, classes: int, resolution: int) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class StyleGAN2ADA:
             "w_dim": config.latent,
             "img_resolution": resolution,
             "img_channels": 3,
-            "mapping_kwargs": {"num_layers": 2},
+            "mapping_kwargs": {"num_layers": config.mapping_layers},
             "synthesis_kwargs": {"channel_base": config.channel_base, "channel_max": config.channel_max},
         }
         if config.classless_resolution:
@@ -77,7 +78,7 @@ class StyleGAN2ADA:
 
     def sample(self, generator: nn.Module, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
         assert isinstance(generator, sg.Generator)
-        c = F.one_hot(labels, generator.c_dim).float()
+        c = F.one_hot(labels, generator.c_dim).float() if generator.c_dim else None
         return generator(z, c, truncation_psi=truncation, noise_mode="const")
 
 

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from balancer.data import PreparedDataset
 from balancer.errors import InputError
-from balancer.files import new_directory
+from balancer.files import new_directory, read_json
 from balancer.generators import registry
 from balancer.generators.batches import Batches
 from balancer.generators.config import GeneratorConfig
 from balancer.generators.diversity import spread
 from balancer.generators.processes import any_process, average_over_processes, own_device, processes
 from balancer.generators.run import RunFolder, check_resumable, describe, refuse, write_head
+from balancer.generators.transfer import SIZES, Source, initialise
 from balancer.progress import note, track
 
 FEW = 20  # train images of a class below which a generator tends to harm
@@ -34,28 +35,36 @@ def train(
     config: GeneratorConfig,
     out: Path,
     *,
+    init: Source | None = None,
     resume: bool = False,
     overwrite: bool = False,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Train a generator on the train split of `data` and write a generator run to `out`.
 
-    With `resume` the run at `out` goes on from its last checkpoint with its own configuration, of which only
+    With `init` the weights start from there, and the networks have its sizes where the configuration leaves them
+    open; a resume has them already. With `resume` the run at `out` goes on from its last checkpoint with its own configuration, of which only
     `kimg`, `ticks` and `stop_on_collapse` may be others. Under `torchrun` or `accelerate launch` the processes share
     every batch, each on the device of its own, and the first alone writes; they must see one file system. Raises
     InputError before any work is done when something does not fit, RuntimeError when training diverges.
     """
     out, device = Path(out), torch.device(device)
     family = registry.family(config.generator)
-    config = family.resolve(config, data.resolution)
-    data = _only(data, config.only)
     if resume and not (out / "config.json").is_file():
         note(f"There is no run at {out} to go on with: it begins now.")
         resume = False
     if resume:
+        begun = read_json(out / "config.json")
+        origin, sizes = begun.get("init"), begun.get("training", {})
+    else:
+        origin, sizes = (init.to_json(), init.network_defaults()) if init else (None, {})
+    config = config.with_defaults(**{name: sizes.get(name) for name in SIZES})
+    config = family.resolve(config, data.resolution)
+    data = _only(data, config.only)
+    if resume:
         check_resumable(out, data, config)
     else:
-        refuse(out, data, overwrite)
+        refuse(out, data, overwrite, init)
     group, device = processes(device), own_device(device)
     images, labels = data.images("train"), data.labels("train")
     batches = Batches(images, labels, config, group.process_index, group.num_processes)
@@ -63,12 +72,16 @@ def train(
         torch.manual_seed(config.seed)
         adversaries = family.adversaries(config, len(data.classes), data.resolution, device)
 
+    if init and not resume:
+        started = initialise(adversaries, init, data.classes)
+        if group.is_main_process:
+            note(started)
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
     writes = group.is_main_process
     if writes and not resume:
         with new_directory(out, overwrite) as folder:
-            write_head(folder, data, config)
-    about = describe(data)
+            write_head(folder, data, config, init)
+    about = describe(data, origin)
     real = {label: spread(batches.views(data.class_index(label), REAL)) for label in about["known"]}
     run = RunFolder(out, family, config, about, real)
     start = run.restore(adversaries) if resume else 0

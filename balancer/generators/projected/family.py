@@ -41,6 +41,7 @@ class ProjectedGAN(StyleGAN2ADA):
             channel_base=2048 if resolution <= 32 else 3072,
             channel_max=128,
             latent=128,
+            mapping_layers=2,
         )
         return config
 
@@ -57,7 +58,7 @@ class ProjectedAdversaries(StyleGAN2Adversaries):
 
     def __init__(self, config: GeneratorConfig, network: dict[str, Any], device: torch.device) -> None:
         dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
-        self.pyramid = FeaturePyramid(config.seed, dtype).to(device)
+        self.pyramid = FeaturePyramid(dtype).to(device)
         super().__init__(config, network, device)
 
     def new_discriminator(self, network: dict[str, Any]) -> nn.Module:

@@ -33,10 +33,11 @@ class FeaturePyramid(nn.Module):
 
     Each of the backbone's stages goes through a random 1×1 convolution (cross-channel mixing), and from the
     coarsest on each result, through a random 3×3 convolution and enlarged, is added to the next finer one
-    (cross-scale mixing). All weights are frozen, the random ones drawn from `seed`: there is no state to save.
+    (cross-scale mixing). All weights are frozen, the random ones always the same: there is no state to save, and discriminators
+    can be handed on from run to run.
     """
 
-    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         backbone = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(0, 1, 2, 3, 4))
         channels: list[int] = backbone.feature_info.channels()  # type: ignore[operator, union-attr]
@@ -49,7 +50,7 @@ class FeaturePyramid(nn.Module):
         self.across_scales = nn.ModuleList(
             nn.Conv2d(coarse, fine, 3, padding=1, bias=False) for fine, coarse in pairwise(WIDTHS)
         )
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(0)
         for mix in (*self.across_channels, *self.across_scales):
             assert isinstance(mix, nn.Conv2d)
             nn.init.kaiming_normal_(mix.weight, generator=rng)

@@ -76,6 +76,8 @@ def test_defaults_are_complete_and_leave_what_was_chosen(name):
     open_on_purpose = {"augmentation_p"}  # None stands for adaptive, or for the family's schedule
     if name == "projected":
         open_on_purpose |= {"gamma"}  # it has no gradient penalty
+    if name == "r3gan":
+        open_on_purpose |= {"mapping_layers"}  # it has no mapping
     assert {k for k, v in config.to_json().items() if v is None} <= open_on_purpose
     chosen = family.resolve(GeneratorConfig(name, learning_rate=0.1, channel_max=24, latent=7), 64)
     assert (chosen.learning_rate, chosen.channel_max, chosen.latent) == (0.1, 24, 7)

@@ -6,6 +6,7 @@ Libraries are imported where they are used, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(0, min_open=True)
+FIRST_PROCESS = os.environ.get("RANK", "0") == "0"  # of those that torchrun or accelerate started: the one that speaks
 
 DEMO_RESOLUTION = 32
 DEMO_CELLS = {"neutrophil": 600, "eosinophil": 600, "monocyte": 600, "AML": 600, "CLL": 600}
@@ -38,7 +40,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from balancer import console, progress
 
-        progress.install(console.RichDisplay())
+        if FIRST_PROCESS:
+            progress.install(console.RichDisplay())
         try:
             return super().invoke(ctx)
         except click.exceptions.Exit:
@@ -292,7 +295,8 @@ def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: s
         show(config.to_json() | {"network": network, "init": init, "data": str(data), "out": str(out), "device": str(where)})
         return
     run(dataset, config, out, init=source, resume=resume, overwrite=overwrite, device=where)
-    click.echo(f"Generator run: {out} (trained on {dataset.source} images of {data}; samples in {out / 'samples'})")
+    if FIRST_PROCESS:
+        click.echo(f"Generator run: {out} (trained on {dataset.source} images of {data}; samples in {out / 'samples'})")
 
 
 @balancer.command("import-checkpoint")
@@ -311,7 +315,7 @@ def import_checkpoint(file: Path, out: Path | None, overwrite: bool, classes: tu
 @balancer.command()
 @click.option("--class",            "labels", multiple=True, required=True, metavar="LABEL", help="Class to make; repeatable.")
 @click.option("--n",                type=click.IntRange(1), required=True, help="Accepted images per class.")
-@click.option("--run",              type=PATH, metavar="RUN", help="Generator run.  [default: newest under ./runs]")
+@click.option("--run",              type=PATH, metavar="RUN", help="Generator run, or builtin.  [default: newest under ./runs, else builtin]")
 @click.option("--data",             type=PATH, metavar="DATA", help="Prepared dataset.  [default: the run's]")
 @out_options
 @click.option("--max-candidates",   type=click.IntRange(1), default=5, show_default=True, help="Candidates per image asked for.")
@@ -324,17 +328,11 @@ def import_checkpoint(file: Path, out: Path | None, overwrite: bool, classes: tu
 @click.pass_context
 def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | None, labels: tuple[str, ...], strict: bool, as_json: bool, device: str | None, **settings: Any) -> None:  # fmt: skip
     """Make synthetic images that pass the gate."""
-    from balancer.data import PreparedDataset, data_of, new_output, newest_generator
+    from balancer.data import new_output
     from balancer.devices import choose_device
-    from balancer.progress import note
-    from balancer.synth import synthesise
+    from balancer.synth import choose_generator, synthesise
 
-    if run is None:
-        run = newest_generator(labels)
-        note(f"Generator: {run}, the newest under ./runs that knows {', '.join(labels)}.")
-    dataset = PreparedDataset.load(data) if data else data_of(run)
-    if data is None:
-        note(f"Data: {dataset.root} ({dataset.source} images), which the generator was trained on.")
+    run, dataset = choose_generator(run, data, labels)
     out = out or new_output(f"synth-{'-'.join(labels)}")
     result = synthesise(dataset, run, labels, out=out, device=choose_device(device), **settings)
     if as_json:

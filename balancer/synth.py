@@ -17,11 +17,13 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from balancer.data import PreparedDataset, SyntheticSet
+from balancer.data import PreparedDataset, SyntheticSet, data_of, find_runs, newest_generator
 from balancer.data.dataset import FORMAT, read_table
+from balancer.data.seen import Seen
 from balancer.errors import InputError, unknown_name
-from balancer.files import new_directory, refuse_existing, write_csv, write_json
+from balancer.files import new_directory, read_json, refuse_existing, write_csv, write_json
 from balancer.generators.checkpoints import TrainedGenerator, load_generator
+from balancer.generators.transfer import BUILTIN, builtin
 from balancer.imaging.duplicates import find_copies
 from balancer.progress import note, track
 from balancer.quality.features import FeatureExtractor, inception
@@ -55,6 +57,36 @@ class Synthesis:
         return {"out": str(self.out), "source": self.source, "classes": classes}
 
 
+def choose_generator(
+    run: Path | None, data: Path | None, labels: Sequence[str]
+) -> tuple[Path, PreparedDataset]:
+    """The generator run and the data to make images of `labels` with; notes say what was chosen.
+
+    Without `run` the newest under ./runs that knows the labels is taken, and where there are no runs the builtin
+    generator, as for a `run` of the name `builtin`. Without `data` that of the run is taken; the builtin has none.
+    """
+    if run is None and find_runs(kind="generator"):
+        run = newest_generator(labels)
+        note(f"Generator: {run}, the newest under ./runs that knows {', '.join(labels)}.")
+    if run is None or str(run) == BUILTIN.name:
+        if data is None:
+            why = "" if run else "There is no generator run under ./runs; "
+            raise InputError(
+                f"{why}{'T' if run else 't'}he builtin generator comes without images: give --data, a prepared dataset "
+                "whose images the gate compares with."
+            )
+        dataset = PreparedDataset.load(data)
+        shipped = builtin(dataset.resolution)
+        known = ", ".join(read_json(shipped / "config.json")["known"])
+        note(f"Generator: the builtin one of {shipped.name} px, which knows {known}.")
+        return shipped, dataset
+    if data is not None:
+        return run, PreparedDataset.load(data)
+    dataset = data_of(run)
+    note(f"Data: {dataset.root} ({dataset.source} images), which the generator was trained on.")
+    return run, dataset
+
+
 def synthesise(
     data: PreparedDataset,
     run: Path,
@@ -72,7 +104,8 @@ def synthesise(
 ) -> Synthesis:
     """Make `n` accepted synthetic images of each class in `labels`, from at most `max_candidates`·n candidates.
 
-    A set at `out` that came from the same data and generator gains the classes; any other is refused unless
+    `run` is one that was trained on `data`, or the folder of a builtin generator (`generators.builtin`), which was
+    trained on images of its own. A set at `out` that came from the same data and generator gains the classes; any other is refused unless
     `overwrite`. Images of a class whose verdict is fail or insufficient-data go to `rejected/`, unless
     `allow_unverified`, which marks their rows. Raises InputError before any work when something does not fit.
     """
@@ -83,19 +116,7 @@ def synthesise(
     if max_candidates < 1:
         raise InputError(f"--max-candidates must be at least 1, not {max_candidates}.")
     generator = load_generator(run, device)
-    for label in labels:
-        if label not in generator.info["known"]:
-            raise unknown_name("class", label, generator.info["known"])
-    if generator.data["fingerprint"] is None:
-        raise InputError(
-            f"{run} holds imported weights, and what they were trained on is unknown: nothing can tell whether their "
-            f"images are copies. Train on your data first, with `balancer train --init {run}`."
-        )
-    if generator.data["fingerprint"] != data.fingerprint:
-        raise InputError(
-            f"{run} was trained on other data ({generator.data['path']}) than {data.root}; give that data, so that "
-            "the gate compares with images of the same split."
-        )
+    _check_fit(generator, data, labels)
     refuse_existing(out, True, [data.root, generator.path])
     present = None if overwrite else _set_to_extend(out, data, generator, labels)
     if data.source == "rendered":
@@ -143,13 +164,66 @@ def synthesise(
                 "classes": list(data.classes),
                 "resolution": generator.resolution,
                 "counts": {"train": {label: values["written"] for label, values in classes.items()}},
-                "data": generator.data,
+                "data": {
+                    "path": str(data.root.absolute()),
+                    "fingerprint": data.fingerprint,
+                    "source": data.source,
+                },
                 "generator": _origin(generator),
                 "synthesis": classes,
             },
         )
     written = {label: classes[label]["written"] for label in labels}
     return Synthesis(out, judgements, written, data.source)
+
+
+def _check_fit(generator: TrainedGenerator, data: PreparedDataset, labels: Sequence[str]) -> None:
+    """Refuse classes that the generator or the data does not know, and data that the generator is not for."""
+    known, run = generator.info["known"], generator.path
+    shipped = run.parent == BUILTIN
+    tuning = f"fine-tune it to your data with `balancer train --init builtin --data {data.root}`"
+    for label in labels:
+        if label not in known and shipped:
+            raise InputError(
+                f"The builtin generator knows no class '{label}', only {', '.join(known)}; {tuning}."
+            )
+        if label not in known:
+            raise unknown_name("class", label, known)
+        data.class_index(label)
+    if shipped:
+        if data.source != generator.data["source"]:
+            raise InputError(
+                f"The builtin generator makes {generator.data['source']} cells, and {data.root} has {data.source} ones, "
+                f"which never mix in one set; {tuning}."
+            )
+        if data.resolution != generator.resolution:
+            raise InputError(
+                f"The builtin generator makes images of {generator.resolution} px, and {data.root} has images of "
+                f"{data.resolution} px; prepare the data with --resolution {generator.resolution}, or {tuning}."
+            )
+        _say_what_it_saw(generator, data)
+    elif generator.data["fingerprint"] is None:
+        raise InputError(
+            f"{run} holds imported weights, and what they were trained on is unknown: nothing can tell whether their "
+            f"images are copies. Train on your data first, with `balancer train --init {run}`."
+        )
+    elif generator.data["fingerprint"] != data.fingerprint:
+        raise InputError(
+            f"{run} was trained on other data ({generator.data['path']}) than {data.root}; give that data, so that "
+            "the gate compares with images of the same split."
+        )
+
+
+def _say_what_it_saw(generator: TrainedGenerator, data: PreparedDataset) -> None:
+    """Note how many of the images that the gate or a comparison judges by the builtin generator was trained on."""
+    seen = Seen.read(generator.path / "seen.csv")
+    found = {split: len(seen.among(data, split)) for split in ("validation", "test", "heldout")}
+    if any(found.values()):
+        counts = ", ".join(f"{n} of {split}" for split, n in found.items() if n)
+        note(
+            f"The builtin generator was trained on images of {data.root} that are to judge it ({counts}): the gate is "
+            "then too kind to copies, and `classifier compare` refuses the set. Prepare the data without these images."
+        )
 
 
 def _set_to_extend(

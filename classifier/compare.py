@@ -105,6 +105,7 @@ def compare(
                 "path": str(images.root),
                 "source": images.source,
                 "generator": images.info["generator"],
+                "seen_known": images.seen_known,
                 "counts": {str(k): int(v) for k, v in images.table["label"].value_counts().items()},
                 "gate": images.gate,
             }
@@ -480,6 +481,11 @@ def _notes(report: Report, test: _Split, validation: _Split) -> list[str]:
             "Patients are not known, or were not kept apart by --group-by: images of one patient may lie in train and "
             "in test, and the intervals treat images as independent unless their group says otherwise."
         )
+    if any(_blind(images) for images in study["synthetic"]):
+        notes.append(
+            "The generator started from weights of which nobody knows what they were trained on: should test images be "
+            "among that, the result is too good."
+        )
     unverified = [
         f"{label} ({verdict['verdict']})"
         for images in study["synthetic"]
@@ -493,10 +499,16 @@ def _notes(report: Report, test: _Split, validation: _Split) -> list[str]:
     return notes
 
 
+def _blind(synthetic: dict[str, Any]) -> bool:
+    return not synthetic.get("seen_known", True)  # reports before that field know of no such weights
+
+
 def statement(report: Report) -> str:
     """The conclusion in one sentence."""
     study, primary = report["study"], report["conclusion"]["primary"]
     cells = "; the cells are rendered, not real" if study["data"]["source"] == "rendered" else ""
+    if primary is not None and any(_blind(images) for images in study["synthetic"]):
+        cells += "; whether the generator's first weights had seen test images is unknown"
     if primary is None:
         if study["synthetic"] and not any(images["counts"] for images in study["synthetic"]):
             return (

@@ -81,7 +81,7 @@ def builtin(resolution: int) -> Path:
     shipped = sorted(int(p.parent.name) for p in BUILTIN.glob("*/generator.safetensors"))
     if not shipped:
         raise InputError(
-            f"No builtin generator is installed (none in {BUILTIN}); give a run or a .pkl file to --init."
+            f"No builtin generator is installed (none in {BUILTIN}); train one with `balancer train`, or name another run."
         )
     return BUILTIN / str(next((r for r in shipped if r >= resolution), shipped[-1]))
 

@@ -31,7 +31,7 @@ def perceptual_hashes(images: np.ndarray) -> list[str]:
     bits = np.zeros((len(images), SIDE, SIDE), dtype=bool)
     described = describe(images)
     bits[:, : described.shape[1], : described.shape[2]] = described > 0
-    return [row.tobytes().hex() for row in np.packbits(bits.reshape(len(bits), -1), axis=1)]
+    return [row.tobytes().hex() for row in np.packbits(bits.reshape(-1, SIDE * SIDE), axis=1)]
 
 
 def find_seen(hashes: Sequence[str], seen: Sequence[str]) -> np.ndarray:
@@ -76,7 +76,7 @@ def _bits(hashes: Sequence[str]) -> np.ndarray:
 
 def _words(bits: np.ndarray) -> np.ndarray:
     """uint64 N×4, of bool N×16×16."""
-    return np.packbits(bits.reshape(len(bits), -1), axis=1).view(np.uint64)
+    return np.packbits(bits.reshape(-1, SIDE * SIDE), axis=1).view(np.uint64)
 
 
 def _views(bits: np.ndarray) -> Iterator[np.ndarray]:

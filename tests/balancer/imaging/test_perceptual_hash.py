@@ -71,6 +71,7 @@ def test_nothing_seen_and_nothing_sought() -> None:
     hashes = perceptual_hashes(cells(2, 64))
     assert find_seen(hashes, []).tolist() == [-1, -1]
     assert find_seen([], hashes).tolist() == []
+    assert perceptual_hashes(cells(2, 64)[:0]) == []
 
 
 def test_images_that_are_too_small_are_not_taken_for_others() -> None:

@@ -21,7 +21,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +39,9 @@ from balancer.smear import CLASSES, draw_cells, render
 from benchmarks.plain import plain
 
 IMAGES = 24  # rendered cells of each class
-AUGMENTATION_P = 0.3  # a usual strength with few images; at 0, where training begins, nothing would be augmented
+AUGMENTATION_P = (
+    0.3  # a usual strength with few images; at 0, where training begins, nothing would be augmented
+)
 SYNTHESIS_BATCH = 64  # as `balancer synth` does it
 CHECK_STEPS, CHECK_LAST, CHECK_SEEDS, CHECK_RESOLUTION = 200, 50, (0, 1, 2), 32
 OFFICIAL_SECONDS_PER_KIMG = 12.8  # the official tool's published figure at 128 px on one V100
@@ -89,9 +93,7 @@ class Row:
     sizes: str
 
 
-def measure(
-    config: GeneratorConfig, resolution: int, turns: int, device: torch.device
-) -> tuple[Row, Row]:
+def measure(config: GeneratorConfig, resolution: int, turns: int, device: torch.device) -> tuple[Row, Row]:
     """Training and synthesis of one family at one resolution, both variants by turns."""
     images, labels = rendered_cells(resolution)
     config = registry.family(config.generator).resolve(
@@ -114,7 +116,7 @@ def measure(
         for offset, share in shares.items():
             step = turn * interval + offset
             chunks = batches.chunks(step, device)
-            cost += share * seconds(lambda v=variant, s=step, c=chunks: v.step(s, c), device)
+            cost += share * seconds(partial(variant.step, step, chunks), device)
         return cost
 
     family = registry.family(config.generator)
@@ -123,11 +125,12 @@ def measure(
     of_z = torch.arange(SYNTHESIS_BATCH, device=device) % classes
 
     def synthesise(variant: Variant, turn: int) -> np.ndarray:
-        return seconds(lambda: variant.sample(z, of_z), device)
+        return seconds(partial(variant.sample, z, of_z), device)
 
     def row(what: str, work: Callable[[Variant, int], np.ndarray], n: int, sizes: str) -> Row:
-        times = by_turns([lambda t: work(ours, t), lambda t: work(bare, t)], turns)
-        return Row(config.generator, resolution, what, **summary(*times, n), turns=turns, sizes=sizes)
+        ours_took, plain_took = by_turns([partial(work, ours), partial(work, bare)], turns)
+        figures = summary(ours_took, plain_took, n)
+        return Row(config.generator, resolution, what, **figures, turns=turns, sizes=sizes)
 
     return (
         row("training", train, config.batch_size, sizes),
@@ -161,7 +164,7 @@ def by_turns(works: Sequence[Callable[[int], np.ndarray]], turns: int) -> np.nda
     return results[1:].swapaxes(0, 1)
 
 
-def summary(ours: np.ndarray, bare: np.ndarray, images: int) -> dict:
+def summary(ours: np.ndarray, bare: np.ndarray, images: int) -> dict[str, Any]:
     """Medians over the turns of seconds by the clock and of processor time, each turns×2, that `images` images took."""
     low, median, high = np.quantile(bare / ours, [0.25, 0.5, 0.75], axis=0).tolist()
     return {
@@ -262,14 +265,18 @@ def machine(device: torch.device) -> dict[str, str | int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.generators", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.generators", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--resolutions", type=int, nargs="+", default=[32, 64, 128], metavar="R")
     parser.add_argument(
         "--generators", nargs="+", default=list(registry.FAMILIES), choices=registry.FAMILIES, metavar="NAME"
     )
     parser.add_argument("--steps", type=int, default=7, metavar="N", help="turns of each variant (default 7)")
     parser.add_argument("--threads", type=int, metavar="T", help="threads to compute with (PyTorch's choice)")
-    parser.add_argument("--check-loss", action="store_true", help="compare the losses of trained variants instead")
+    parser.add_argument(
+        "--check-loss", action="store_true", help="compare the losses of trained variants instead"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     chosen = parser.parse_args(arguments)
     if chosen.steps < 1 or (chosen.threads is not None and chosen.threads < 1):
@@ -286,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say(", ".join(f"{key} {value}" for key, value in about.items()) + "\n")
     try:
         if chosen.check_loss:
-            result = {"losses": _losses(chosen.generators, device, say)}
+            result: dict[str, Any] = {"losses": _losses(chosen.generators, device, say)}
         else:
             result = _speeds(chosen.generators, chosen.resolutions, chosen.steps, device, say)
     except InputError as error:
@@ -301,7 +308,7 @@ def _speeds(
     turns: int,
     device: torch.device,
     say: Callable[[str], None],
-) -> dict:
+) -> dict[str, Any]:
     say("| generator | px | what | img/s | plain img/s | ratio | quartiles | by processor time | networks |")
     say("|---|---:|---|---:|---:|---:|---|---|---|")
     rows = []
@@ -316,7 +323,7 @@ def _speeds(
                     f"| {row.processor_ratio:.2f} ({low_cpu:.2f}–{high_cpu:.2f}) | {row.sizes} |"
                 )
                 rows.append(asdict(row))
-    result: dict = {"rows": rows}
+    result: dict[str, Any] = {"rows": rows}
     if device.type == "cuda" and 128 in resolutions and "stylegan2-ada" in generators:
         row, _ = measure(official_size(GeneratorConfig()), 128, turns, device)
         ours, bare = 1000 / row.images_per_second, 1000 / row.plain_images_per_second
@@ -333,7 +340,9 @@ def _speeds(
     return result
 
 
-def _losses(generators: Sequence[str], device: torch.device, say: Callable[[str], None]) -> list[dict]:
+def _losses(
+    generators: Sequence[str], device: torch.device, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     say(
         f"Mean losses of the last {CHECK_LAST} of {CHECK_STEPS} steps at {CHECK_RESOLUTION} px, "
         f"seeds {', '.join(map(str, CHECK_SEEDS))}\n"

@@ -7,7 +7,8 @@ networks built and run there have the same parameters and the same results up to
 - StyleGAN2: every sample is convolved with weights of its own, in one grouped convolution (arXiv 1912.04958,
   section 2.2 and appendix B), biases and gains are steps of their own, filters are depthwise convolutions;
 - R3GAN: convolutions with PyTorch's own derivatives, the second ones included;
-- projected: the feature network with its batch normalisation apart.
+- projected: the feature network's convolutions with PyTorch's own derivatives (its batch normalisation, frozen, is folded
+  into them on both sides).
 
 Augmentation, mapping, losses, optimizers and averaging are the same code on both sides.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -30,6 +32,7 @@ import balancer.generators.stylegan2_ada as stylegan2_family
 import vendor.stylegan2_ada.networks as stylegan2
 
 SLOPE = 0.2
+_STRIDED_DEPTHWISE = projected_features._StridedDepthwise
 
 
 @contextmanager
@@ -54,7 +57,7 @@ def plain() -> Iterator[None]:
         (r3gan_networks, "convolve", _convolve),
         (r3gan_networks, "upsample2d", _upsample),
         (r3gan_networks, "downsample2d", _downsample),
-        (projected_features, "_fuse", lambda backbone: None),
+        (projected_features, "_StridedDepthwise", SimpleNamespace(apply=_strided_depthwise)),
     ]
     with float32(), ExitStack() as stack:
         for owner, name, ours in replaced:
@@ -80,6 +83,11 @@ def _downsample(x: Tensor, f: Tensor) -> Tensor:
 
 def _convolve(x: Tensor, w: Tensor, groups: int) -> Tensor:
     return F.conv2d(x, w, padding=w.shape[-1] // 2, groups=groups)
+
+
+def _strided_depthwise(x: Tensor, w: Tensor) -> Tensor:
+    """Ours forward, without its backward."""
+    return _STRIDED_DEPTHWISE.forward(SimpleNamespace(save_for_backward=lambda *tensors: None), x, w)
 
 
 def _modulated_conv2d(

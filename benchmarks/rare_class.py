@@ -147,8 +147,8 @@ class Study:
     resolution: int = 64
     survivors: int = 3
     finalists: int = 2
-    classifier: Mapping[str, Any] = field(default_factory=lambda: {"arch": "resnet18", "steps": 200})
-    seeds: tuple[int, ...] = (0, 1)  # of the classifiers
+    classifier: Mapping[str, Any] = field(default_factory=lambda: {"arch": "resnet18", "steps": 150})
+    seeds: tuple[int, ...] = (0, 1, 2)  # of the classifiers
     generator: Mapping[str, Any] = field(default_factory=dict)  # of every generator's configuration
 
     def job(self, unit: Unit) -> Job:
@@ -276,9 +276,13 @@ def measure_point(study: Study, folder: Folder, point: Point, out: Path) -> dict
     init = read_source(folder.builtin, data.resolution) if point.method.init == "builtin" else None
     run = folder.run(study, point)
     run.parent.mkdir(exist_ok=True)
-    if (run / "generator.safetensors").is_file() and load_generator(run).info["step"] > config.steps:
-        shutil.rmtree(run)  # its shorter lengths were not all measured
+    before = load_generator(run).info["step"] if (run / "generator.safetensors").is_file() else 0
+    if before > config.steps:  # its shorter lengths were not all measured
+        shutil.rmtree(run)
+        before = 0
+    clock = time.process_time()
     train(data, config, run, init=init, resume=True)
+    used, trained = time.process_time() - clock, config.steps - before
     generator = load_generator(run)
     seeds = list(range(study.images))
     images = {label: generator.generate(label, seeds) for label in labels}
@@ -290,10 +294,9 @@ def measure_point(study: Study, folder: Folder, point: Point, out: Path) -> dict
     added = [np.full(len(x), data.class_index(label)) for label, x in accepted.items()]
     np.savez(out / "images.npz", images=np.concatenate(list(accepted.values())), labels=np.concatenate(added))
     fewest = gate.load_rules()["sizes"]["fewest_held_out"]
-    metrics = pd.read_json(run / "metrics.jsonl", lines=True)
-    seconds = (metrics["kimg"].diff().fillna(metrics["kimg"]) * 1000 / metrics["images_per_second"]).sum()
     return {
-        "training_seconds": float(seconds),
+        # Of the whole length, on one processor; unknown where it was killed between training and measuring.
+        "training_seconds": used * config.steps / trained if trained else None,
         "classes": {
             label: found
             | {
@@ -345,6 +348,8 @@ def run_units(study: Study, root: Path, units: Sequence[Unit]) -> None:
                 else:
                     result = measure_point(study, folder, unit, aside)
             except InputError as error:
+                if isinstance(unit, Training):  # nothing of it is the method's doing
+                    raise
                 result = {"refused": str(error)}
             except RuntimeError as error:
                 if "diverged" not in str(error):
@@ -404,7 +409,7 @@ def gains_table(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     found: dict[tuple[str, str, str, float], dict[int, dict[str, Any]]] = {}
     cases: dict[tuple[str, str], list[str]] = {}
     for job in results:
-        if job["kind"] != "training" or "refused" in job["result"]:
+        if job["kind"] != "training":
             continue
         inputs = job["inputs"]
         case = (inputs["case"]["dataset"], _limits(inputs["case"]["limits"]))
@@ -589,8 +594,8 @@ def _run_stage(
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
             name, _ = running.pop(future)
-            error = future.exception()
-            _say(f"  {name}" + (f" failed: {error!r}; it is tried again next time" if error else ""))
+            failure = future.exception()
+            _say(f"  {name}" + (f" failed: {failure!r}; it is tried again next time" if failure else ""))
     if left_out:
         _say(f"  {left_out} jobs do not fit into the budget and are left out")
 

@@ -73,7 +73,7 @@ def default_sentence(points: pd.DataFrame, finalists: Sequence[str], kimg: float
     first = board.iloc[0]
     sentence = (
         f"The default that follows is {first['method']}: mean rank {first['rank']:.2f} of {len(board)} over "
-        f"{first['cases']} cases of the fewest images at {kimg:g} kimg"
+        f"{first['cases']} {'case' if first['cases'] == 1 else 'cases'} of the fewest images at {kimg:g} kimg"
     )
     rivals = _not_told_apart(rows[rows["kimg"] == kimg], str(first["method"]))
     sentence += f" (KID intervals overlap in every case with {', '.join(rivals)})" if rivals else ""
@@ -85,10 +85,11 @@ def default_sentence(points: pd.DataFrame, finalists: Sequence[str], kimg: float
 
 def _not_told_apart(rows: pd.DataFrame, method: str) -> list[str]:
     """Other methods whose KID interval overlaps that of `method` in every case that both have."""
-    own = rows[rows["method"] == method].set_index(CASE)
+    columns = [*CASE, "kid_low", "kid_high"]
+    own = rows.loc[rows["method"] == method, columns]
     found = []
     for name, other in rows[rows["method"] != method].groupby("method"):
-        both = other.set_index(CASE).join(own[["kid_low", "kid_high"]], rsuffix="_own", how="inner").dropna()
+        both = other[columns].merge(own, on=CASE, suffixes=("", "_own")).dropna()
         overlap = (both["kid_low"] <= both["kid_high_own"]) & (both["kid_low_own"] <= both["kid_high"])
         if len(both) and overlap.all():
             found.append(str(name))
@@ -119,7 +120,7 @@ def markdown(
 
 def _measures(rows: pd.DataFrame) -> str:
     lines = [
-        "| class | method | kimg | KID (95 %) | | real-vs-real | coverage (real) | near-copies (real) | taken for the class (real) | gate | training, min |",
+        "| class | method | kimg | KID (95 %) | | real-vs-real | coverage (real) | near-copies (real) | taken for the class (real) | gate | training, processor min |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (label, kimg), unit in rows.sort_values(["label", "kimg", "kid"]).groupby(["label", "kimg"]):
@@ -134,7 +135,7 @@ def _measures(rows: pd.DataFrame) -> str:
                 f"| {label} | {row['method']} | {kimg:g} | {_number(row['kid'])} "
                 f"({_number(row['kid_low'])} to {_number(row['kid_high'])}) | {near} | {_number(row['kid_real'], 4)} | "
                 f"{_beside(row, 'coverage')} | {_beside(row, 'copies')} | {_beside(row, 'agreement')} | "
-                f"{row['verdict']} | {row['seconds'] / 60:.1f} |"
+                f"{row['verdict']} | {_number(row['seconds'] / 60, 1)} |"
             )
     return "\n".join(lines)
 

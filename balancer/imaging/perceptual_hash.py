@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from PIL import Image
 
 from balancer.imaging.duplicates import SIDE, describe
 
@@ -17,7 +18,8 @@ from balancer.imaging.duplicates import SIDE, describe
 # 28 px (Lanczos, bicubic, bilinear, box) or recompressed (JPEG quality 75 at 32 and 64 px, 90 at 28, 50 at 128) differ
 # from each other in at most 26 bits (median 7); 5,572 images against 5,692 others, 31.7 million pairs in eight views
 # each, differ in at least 56. The number of pairs grows about threefold every 4 bits, so that 0.1 false matches
-# would be expected in as many pairs.
+# would be expected in as many pairs. Of crops (`middle`) the same picture differs in at most 12 bits, 35 where the crop is
+# off by a hundredth of the side.
 SAME = 40
 _CHUNK = 256
 _WORDS = SIDE * SIDE // 64
@@ -32,6 +34,17 @@ def perceptual_hashes(images: np.ndarray) -> list[str]:
     described = describe(images)
     bits[:, : described.shape[1], : described.shape[2]] = described > 0
     return [row.tobytes().hex() for row in np.packbits(bits.reshape(-1, SIDE * SIDE), axis=1)]
+
+
+def middle(images: np.ndarray, share: float) -> np.ndarray:
+    """The middle of images (uint8 N×R×R×3), of `share` of their width and height, at their own size again."""
+    size = images.shape[1]
+    edge = size * (1 - share) / 2
+    box = (edge, edge, size - edge, size - edge)
+    cut = [
+        np.asarray(Image.fromarray(x).resize((size, size), Image.Resampling.LANCZOS, box=box)) for x in images
+    ]
+    return np.stack(cut) if cut else images
 
 
 def find_seen(hashes: Sequence[str], seen: Sequence[str]) -> np.ndarray:

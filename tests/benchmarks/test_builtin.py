@@ -148,7 +148,7 @@ def test_synthesis_without_any_run_takes_the_builtin(box, make_textured, tmp_pat
     made = synthesise(chosen, run, ["a"], 4, tmp_path / "syn", extractor=MeanColours(), allow_unverified=True)
     images = SyntheticSet.load(made.out)
     assert images.data_fingerprint == data.fingerprint and len(images.table) == 4
-    assert len(images.seen.files) == len(images.seen.pictures) == 24
+    assert len(images.seen.files) == 24 and len(images.seen.pictures) == 48
     check_synthetic(data, [images])
 
 
@@ -184,7 +184,7 @@ def test_what_the_builtin_saw_does_not_judge_its_images(packaged, box, make_text
 
     tuned = train(data, replace(TINY, kimg=0.016, ticks=1), tmp_path / "run", init=read_source("builtin", 16))
     seen = Seen.read(tuned / "seen.csv")
-    assert len(seen.files) == 48 and len(seen.pictures) == 24
+    assert len(seen.files) == 48 and len(seen.pictures) == 48
     indirect = synthesise(data, tuned, ["a"], 4, tmp_path / "indirect", **options)
     name = data.tables["test"]["file_name"][2]
     for made in (direct, indirect):

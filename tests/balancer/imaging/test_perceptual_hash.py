@@ -10,7 +10,7 @@ from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
 from balancer.imaging.duplicates import apply_transform
-from balancer.imaging.perceptual_hash import SAME, find_seen, nearest_seen, perceptual_hashes
+from balancer.imaging.perceptual_hash import SAME, find_seen, middle, nearest_seen, perceptual_hashes
 
 
 def cells(n: int, size: int = 128, seed: int = 0) -> np.ndarray:
@@ -60,6 +60,18 @@ def test_an_image_is_found_under_every_symmetry(transform: int) -> None:
     _, distance = nearest_seen(perceptual_hashes(turned), perceptual_hashes(images))
     assert distance.max() <= 2  # of coefficients near zero
     assert find_seen(perceptual_hashes(turned), perceptual_hashes(images)).tolist() == list(range(20))
+
+
+def test_a_crop_is_found_by_its_middle() -> None:
+    images = cells(20, 128)
+    inner = images[:, 14:114, 14:114]
+    assert (
+        np.abs(middle(images, 100 / 128).astype(int)[:, ::8, ::8] - resized(inner, 128)[:, ::8, ::8]).max()
+        <= 12
+    )
+    seen = perceptual_hashes(middle(resized(images, 32), 100 / 128))
+    assert find_seen(perceptual_hashes(resized(inner, 28)), seen).tolist() == list(range(20))
+    assert middle(images[:0], 0.5).shape == (0, 128, 128, 3)
 
 
 def test_other_images_are_not_found() -> None:

@@ -158,11 +158,19 @@ class Study:
         settings = MEASURES[unit.method.measure] | dict(self.generator)
         return Job("point", inputs | {"settings": settings})
 
-    def seconds(self, unit: Unit) -> float:
-        """About how much processor time it takes."""
-        if isinstance(unit, Training):
-            return SECONDS["training"]
-        return SECONDS["point"] + unit.kimg * 1000 / SPEED[unit.method.family]
+    def seconds(self, units: Sequence[Unit], folder: Folder) -> float:
+        """About how much processor time these take in their order; a longer training goes on from the shorter one."""
+        total, trained = 0.0, 0.0
+        for unit in units:
+            if isinstance(unit, Training):
+                total += SECONDS["training"]
+                continue
+            shorter = [replace(unit, kimg=kimg) for kimg in self.screen if kimg < unit.kimg]
+            if unit.method.family not in SCHEDULED:
+                trained = max([trained, *(p.kimg for p in shorter if self.job(p).done(folder.jobs))])
+            total += SECONDS["point"] + (unit.kimg - trained) * 1000 / SPEED[unit.method.family]
+            trained = unit.kimg
+        return total
 
 
 class Folder:
@@ -557,7 +565,7 @@ def run(study: Study, root: Path, workers: int = 2, budget: float | None = None)
             open_ = [units for units in open_ if units]
             _say(
                 f"Stage {name}: {sum(map(len, open_))} of {sum(map(len, chains))} jobs to do, about "
-                f"{sum(study.seconds(u) for units in open_ for u in units) / 60:.0f} min; "
+                f"{sum(study.seconds(units, folder) for units in open_) / 60:.0f} min; "
                 f"{folder.spent() / 60:.0f} min spent"
             )
             _run_stage(study, folder, pool, workers, open_, budget)
@@ -576,7 +584,7 @@ def _run_stage(
     while chains or running:
         while chains and len(running) < workers:
             units = chains.pop(0)
-            cost = sum(study.seconds(unit) for unit in units)
+            cost = study.seconds(units, folder)
             expected = folder.spent() + sum(seconds for _, seconds in running.values()) + cost
             if budget is not None and expected > budget * 60:
                 left_out += len(units)

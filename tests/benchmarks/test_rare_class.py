@@ -198,6 +198,15 @@ def test_only_r3gan_trains_each_length_anew() -> None:
     }  # fmt: skip
 
 
+def test_the_estimate_counts_a_shared_training_once(tmp_path: Path) -> None:
+    shipped, folder, case = Study({"pbc": "x"}, None), Folder(tmp_path), Case("pbc", LIMITS)
+    point, speed = rare_class.SECONDS["point"], rare_class.SPEED
+    units = rare_class.chain(case, Method("projected"), (2, 5))
+    assert shipped.seconds(units, folder) == pytest.approx(2 * point + 5000 / speed["projected"])
+    alone = rare_class.chain(case, Method("r3gan"), (5,))
+    assert shipped.seconds(alone, folder) == pytest.approx(point + 5000 / speed["r3gan"])
+
+
 def test_a_budget_leaves_out_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Pool:
         def submit(self, *_: Any) -> None:

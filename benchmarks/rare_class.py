@@ -8,8 +8,8 @@ a folder with segwbc/, all_idb2/ and all4/. A killed study goes on where it stop
 
 1. Every family from scratch and, where its networks allow, from the builtin, with 15 images of each rare class.
 2. The best of these with each measure for few images.
-3. The best three with 60, 15 and 8 images; then the best two on the other sets, where a leukaemia class is rare;
-   macro-F1 beyond balanced sampling; and all of it in longer runs, as far as the budget goes.
+3. The best three with 60, 15 and 8 images, and macro-F1 beyond balanced sampling.
+4. The best two on the other sets, where a leukaemia class is rare; then 3 and 4 in longer runs.
 
 Choices rest on real images that are neither train nor test images; test images judge macro-F1 alone. Which
 setting is better is decided by `benchmarks.rare_class_rules`.
@@ -511,8 +511,8 @@ def stages(study: Study, folder: Folder) -> Iterator[tuple[str, list[list[Unit]]
     finalists = chosen(study, points_table(folder.results()))["finalists"]
     others = [Case(name, limits) for name, limits in study.others if name in study.sources]
     middle = study.screen[-1:]
-    yield "4 other sets", [chain(case, method, middle) for case in others for method in finalists]
     yield "3 macro-F1", trainings(study, folder, rare, survivors, middle)
+    yield "4 other sets", [chain(case, method, middle) for case in others for method in finalists]
     yield (
         f"3 at {study.long:g} kimg",
         [chain(case, method, [study.long]) for case in rare for method in survivors],

@@ -79,7 +79,9 @@ class StyleGAN2ADA:
     def sample(self, generator: nn.Module, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
         assert isinstance(generator, sg.Generator)
         c = F.one_hot(labels, generator.c_dim).float() if generator.c_dim else None
-        return generator(z, c, truncation_psi=truncation, noise_mode="const")
+        # Noise of its own for each image, drawn from its latent: the fixed noise gives all images one texture.
+        noise = [torch.Generator().manual_seed(int(bits)) for bits in z[:, 0].cpu().view(torch.int32)]
+        return generator(z, c, truncation_psi=truncation, noise_mode="random", generator=noise)
 
 
 class StyleGAN2Adversaries(Adversaries):

@@ -28,8 +28,16 @@ from .ops import SQRT2, conv2d, demodulation, low_pass, lrelu, upsample2d
 NOISE_MODES = ("random", "const", "none")
 
 
-def _randn(shape: Sequence[int], device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers, drawn where the generator lives (the CPU by default), brought to ``device``."""
+Randomness = torch.Generator | Sequence[torch.Generator] | None  # one of all samples, or one of each
+
+
+def _randn(shape: Sequence[int], device: torch.device, generator: Randomness) -> Tensor:
+    """Standard normal numbers, drawn where the generator lives (the CPU by default), brought to ``device``.
+
+    With a generator of each sample, its numbers do not depend on the samples beside it.
+    """
+    if isinstance(generator, Sequence):
+        return torch.stack([_randn(shape[1:], device, g) for g in generator])
     source = generator.device if generator is not None else "cpu"
     return torch.randn(shape, generator=generator, device=source).to(device)
 
@@ -213,7 +221,7 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(
-        self, x: Tensor, w: Tensor, noise_mode: str = "random", generator: torch.Generator | None = None
+        self, x: Tensor, w: Tensor, noise_mode: str = "random", generator: Randomness = None
     ) -> Tensor:
         s = self.affine(w)
         d = demodulation(self.weight, s) * SQRT2
@@ -285,7 +293,7 @@ class SynthesisBlock(nn.Module):
         ws: Sequence[Tensor],
         dtype: torch.dtype,
         noise_mode: str,
-        generator: torch.Generator | None,
+        generator: Randomness,
     ) -> tuple[Tensor, Tensor]:
         if x is None:
             x = self.const.to(dtype).expand(ws[0].shape[0], -1, -1, -1)
@@ -328,7 +336,7 @@ class SynthesisNetwork(nn.Module):
             in_channels = out_channels
 
     def forward(
-        self, ws: Tensor, noise_mode: str = "random", generator: torch.Generator | None = None
+        self, ws: Tensor, noise_mode: str = "random", generator: Randomness = None
     ) -> Tensor:
         """ws N×num_ws×w_dim → images N×img_channels×R×R float32, about in [−1, 1], not clipped.
 
@@ -404,7 +412,7 @@ class Generator(nn.Module):
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         noise_mode: str = "random",
-        generator: torch.Generator | None = None,
+        generator: Randomness = None,
     ) -> Tensor:
         """z N×z_dim standard normal, c N×c_dim one-hot → images N×img_channels×R×R; see the two networks."""
         ws = self.mapping(z, c, truncation_psi, truncation_cutoff)

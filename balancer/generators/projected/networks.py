@@ -8,15 +8,18 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from balancer.generators.projected.features import SMALLEST, WIDTHS
+from vendor.stylegan2_ada.networks import minibatch_std
 
 EMBEDDING = 64
+GROUP = 4  # images that are compared with each other
 
 
 class Discriminator(nn.Module):
     """Five conditional discriminators, one on each feature map, down to a logit each (arXiv 2111.01007, 3.2).
 
-    Convolutions with spectral normalisation, batch normalisation and leaky rectifiers. Real and generated images
-    pass apart, so that batch normalisation shows each how varied the batch is. The `scale` that gives each map unit standard deviation is set by the first features that pass, and saved.
+    Convolutions with spectral normalisation, batch normalisation and leaky rectifiers; before the last, the deviation
+    within groups of images is appended (arXiv 1710.10196), without which images of a class shared their background.
+    The `scale` that gives each map unit standard deviation is set by the first features that pass, and saved.
     `condition` is the weight λ of the class; what is left, 1 − λ, goes to the mean over all classes.
     """
 
@@ -57,10 +60,11 @@ class _Head(nn.Module):
             ]
             channels, size = wide, size // 2
         self.layers = nn.Sequential(*layers)
-        self.final = spectral_norm(nn.Conv2d(channels, EMBEDDING, size))
+        self.final = spectral_norm(nn.Conv2d(channels + 1, EMBEDDING, size))
         self.embedding = nn.Embedding(classes, EMBEDDING)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        h = self.final(self.layers(x)).flatten(1).float()
+        varied = minibatch_std(self.layers(x), GROUP)
+        h = self.final(varied).flatten(1).float()
         projections = h @ F.normalize(self.embedding.weight, dim=1).T
         return (projections * c).sum(1)

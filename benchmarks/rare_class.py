@@ -60,6 +60,7 @@ MEASURES: dict[str, dict[str, Any]] = {
     "classless-8": {"classless_resolution": 8},
     "noisy-twins": {"embedding_noise": 0.1, "decorrelation": 0.05},
     "diffaugment": {"augmentation": "diffaugment"},
+    "no-augmentation": {"augmentation": "none"},
     "freeze-d": {"freeze_discriminator": 2},
     "balance-0.5": {"balance": 0.5},
     "balance-0": {"balance": 0.0},

@@ -71,6 +71,7 @@ def package(
     unseen: PreparedDataset | None = None,
     labels: Sequence[str] = (),
     candidates: int = CANDIDATES,
+    remark: str = "",
     extractor: FeatureExtractor | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -117,13 +118,28 @@ def package(
         config = read_json(run / "config.json") | {"data": about["data"], "kimg": about["kimg"]}
         write_json(folder / "config.json", config)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        card = model_card(config, gate, seen, hours(run), hardware, _rounding(trained, shipped), size)
+        card = model_card(
+            config, gate, seen, stages(run), hardware, remark, _rounding(trained, shipped), size
+        )
         write_text(folder / "MODEL_CARD.md", card)
     return gate
 
 
-def hours(run: Path) -> float:
-    """The time that a run trained for, by the speed that its `metrics.jsonl` has for every tick."""
+def stages(run: Path) -> list[str]:
+    """Commands that made a run, oldest first: its own after those of the runs that its weights came from."""
+    config = read_json(run / "config.json")
+    source = (config.get("init") or {}).get("path")
+    before = stages(Path(source)) if source and (Path(source) / "config.json").is_file() else []
+    trained = load_generator(run).info["kimg"]
+    time = hours(run)
+    took = f"{60 * time:.0f} minutes" if time is not None else "time not kept"
+    return [*before, f"{training_command(config, run)}  # {trained:g} kimg, {took}"]
+
+
+def hours(run: Path) -> float | None:
+    """The time that a run trained for, by the speed that its `metrics.jsonl` has for every tick; None without one."""
+    if not (run / "metrics.jsonl").is_file():
+        return None
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     since = [0.0, *(line["kimg"] for line in lines[:-1])]
     return sum(
@@ -131,12 +147,13 @@ def hours(run: Path) -> float:
     ) / 3600  # fmt: skip
 
 
-def training_command(config: Mapping[str, Any]) -> str:
+def training_command(config: Mapping[str, Any], run: Path) -> str:
     """The `balancer train` that gives this configuration, less what is its default."""
     from cli import train
 
-    told = config["training"] | {"init": (config.get("init") or {}).get("path")}
-    words = ["balancer train --data DATA --out RUN"]
+    source = (config.get("init") or {}).get("path")
+    told = config["training"] | {"init": source and Path(source).name}
+    words = [f"balancer train --data DATA --out {run.name}"]
     for option in train.params:
         value = told.get(option.name)
         if option.name not in told or value in (None, [], False) or value == option.default:
@@ -150,8 +167,9 @@ def model_card(
     config: Mapping[str, Any],
     gate: Mapping[str, Any],
     seen: pd.DataFrame,
-    trained_hours: float,
+    made_by: Sequence[str],
     hardware: str,
+    remark: str,
     rounding: float,
     size: int,
 ) -> str:
@@ -209,11 +227,10 @@ no fine chromatin.
 
     python -m benchmarks.builtin half PBC --out HALF.csv
     balancer prepare HALF.csv --keep-splits --resolution {resolution} --licence "CC BY 4.0" --out DATA
-    {training_command(config)}
-    python -m benchmarks.builtin package RUN --out balancer/generators/builtin/{resolution}
+    {(chr(10) + "    ").join(made_by)}
+    python -m benchmarks.builtin package RUN --hardware "{hardware}" --out balancer/generators/builtin/{resolution}
 
-{config["kimg"]:g} thousand images in {trained_hours:.1f} hours on {hardware}; seed {training["seed"]}; all settings in `config.json`. The weights are
-float16, which moves a pixel by at most {rounding:.0f} of 255 grey levels; they compute in float32. The folder has {size / 1e6:.1f} MB.
+On {hardware}; seed {training["seed"]}; all settings of the last step in `config.json`. {remark}The weights are float16, which moves a pixel by at most {rounding:.0f} of 255 grey levels; they compute in float32. The folder has {size / 1e6:.1f} MB.
 
 ## Licence
 
@@ -290,6 +307,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "--class", dest="labels", action="append", default=[], metavar="LABEL", help="judge this class"
     )
     pack.add_argument("--candidates", type=int, default=CANDIDATES, help="images to judge of each class")
+    pack.add_argument("--remark", default="", help="sentences about how it was made, for the model card")
     pack.add_argument("--overwrite", action="store_true")
     given = parser.parse_args(words)
     try:
@@ -309,6 +327,7 @@ def main(words: Sequence[str] | None = None) -> None:
             unseen=PreparedDataset.load(given.unseen) if given.unseen else None,
             labels=given.labels,
             candidates=given.candidates,
+            remark=given.remark and f"{given.remark} ",
             overwrite=given.overwrite,
         )
     except InputError as error:

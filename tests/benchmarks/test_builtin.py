@@ -121,7 +121,7 @@ def test_the_card_has_the_figures_and_the_command(packaged):
         assert f"{judged['metrics']['kid']['value']:.4f}" in row and judged["verdict"] in row
         assert f"{judged['metrics']['kid']['real_vs_real']:.4f}" in row
     assert "--kimg 0.064 --" in card and "--ticks 2" in card and "--seed" not in card
-    assert "on a test; seed 0" in card and "CC BY 4.0" in card and "not for diagnosis" in card
+    assert "On a test; seed 0" in card and "CC BY 4.0" in card and "not for diagnosis" in card
 
 
 def test_images_that_the_run_saw_do_not_judge_it(packaged, make_textured, tmp_path):

@@ -335,9 +335,7 @@ class SynthesisNetwork(nn.Module):
             self.add_module(f"b{res}", block)
             in_channels = out_channels
 
-    def forward(
-        self, ws: Tensor, noise_mode: str = "random", generator: Randomness = None
-    ) -> Tensor:
+    def forward(self, ws: Tensor, noise_mode: str = "random", generator: Randomness = None) -> Tensor:
         """ws N×num_ws×w_dim → images N×img_channels×R×R float32, about in [−1, 1], not clipped.
 
         Args:

@@ -86,6 +86,23 @@ def test_noise_comes_from_the_given_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_noise_of_each_sample_s_own_generator_does_not_depend_on_the_others() -> None:
+    G, _ = networks()
+    for name, p in G.named_parameters():
+        if name.endswith("noise_strength"):
+            p.data.fill_(1.0)
+    z, _ = inputs(3, 0)
+
+    def generators(*seeds: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    together = G(z, None, noise_mode="random", generator=generators(1, 2, 3))
+    alone = G(z[2:], None, noise_mode="random", generator=generators(3))
+    other = G(z[2:], None, noise_mode="random", generator=generators(4))
+    assert torch.allclose(together[2:], alone, atol=1e-5)
+    assert not torch.allclose(other, alone, atol=1e-2)
+
+
 def test_bfloat16_is_near_float32_and_keeps_float32_weights() -> None:
     G, D = networks(32, 3)
     z, c = inputs(8, 3)

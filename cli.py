@@ -29,7 +29,7 @@ DEMO_RESOLUTION = 32
 DEMO_CELLS = {"neutrophil": 600, "eosinophil": 600, "monocyte": 600, "AML": 600, "CLL": 600}
 DEMO_PATIENTS = 30  # per diagnosis
 DEMO_LIMITS = (("AML", 50), ("CLL", 50))
-DEMO_KIMG = 20.0
+DEMO_KIMG = 40.0
 DEMO_BATCH = 32
 DEMO_N = 150
 DEMO_STEPS = 150
@@ -150,7 +150,7 @@ def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
     stage("2 of 6: preparing it")
     if overwrite or not data.exists():
         ctx.invoke(prepare, source=source, out=data, limits=DEMO_LIMITS, seed=seed, overwrite=overwrite)
-    stage("3 of 6: fine-tuning the generator in the box (about 4 minutes)")
+    stage("3 of 6: fine-tuning the generator in the box (about 6 minutes)")
     again = run.exists() and not overwrite
     ctx.invoke(train, data=data, out=run, init="builtin", kimg=DEMO_KIMG, batch_size=DEMO_BATCH, seed=seed, resume=again, overwrite=overwrite)
     stage("4 of 6: synthesising and judging images of the rare classes (about a minute)")

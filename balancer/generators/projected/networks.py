@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from balancer.generators.projected.features import SMALLEST, WIDTHS
+from balancer.generators.projected.features import WIDTHS, shown_side
 from vendor.stylegan2_ada.networks import minibatch_std
 
 EMBEDDING = 64
@@ -27,7 +27,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, classes: int, resolution: int, width: int = 64) -> None:
         super().__init__()
-        size = max(resolution, SMALLEST)
+        size = shown_side(resolution)
         self.heads = nn.ModuleList(
             _Head(channels, size >> (i + 1), classes, width) for i, channels in enumerate(WIDTHS)
         )

@@ -47,6 +47,18 @@ def test_the_pyramid_has_five_maps_is_always_the_same_and_does_not_learn():
     assert not one.train().training
 
 
+def test_small_images_are_shown_enlarged():
+    assert [features.shown_side(r) for r in (8, 16, 32, 64, 128, 256, 512)] == [
+        64,
+        64,
+        64,
+        128,
+        256,
+        256,
+        512,
+    ]
+
+
 def test_missing_weights_are_named(monkeypatch):
     features._read_weights.cache_clear()
     monkeypatch.setattr(features, "WEIGHTS_SHA256", "0" * 64)

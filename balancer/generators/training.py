@@ -119,7 +119,7 @@ def train(
         speed = (done - since) * config.batch_size / (time.monotonic() - clock)
         if writes:
             before, fallen = fallen, run.tick(adversaries, line | {"images_per_second": round(speed, 1)})
-            for label in fallen.keys() - before.keys():
+            for label in [label for label in fallen if label not in before]:
                 note(
                     f"The images of class {label} have collapsed: they are {fallen[label]:.0%} as varied as real ones."
                 )

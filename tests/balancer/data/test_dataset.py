@@ -141,7 +141,12 @@ def synthetic(tmp_path: Path) -> Path:
 
 def test_synthetic_set_opened(synthetic: Path) -> None:
     made = SyntheticSet.load(synthetic)
-    assert (made.resolution, made.source, made.data_fingerprint, made.seen) == (16, "real", "f", {"007"})
+    assert (made.resolution, made.source, made.data_fingerprint, made.seen.files) == (
+        16,
+        "real",
+        "f",
+        {"007"},
+    )
     assert made.images()[:].shape == (1, 16, 16, 3)
     with pytest.raises(InputError, match="is a synthetic set, where a prepared dataset is needed"):
         PreparedDataset.load(synthetic)

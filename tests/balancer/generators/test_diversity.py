@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def test_a_collapse_is_told_and_training_goes_on(data, tmp_path, notes, sabotage
     run = train(data, CONFIG, tmp_path / "run")
     told = [text for text in notes if "collapsed" in text]
     assert [text.split(" have ")[0] for text in told] == ["The images of class a", "The images of class b"]
-    assert "0% as varied" in told[0]
+    assert all(int(re.search(r"(\d+)% as varied", text)[1]) < 30 for text in told)
     assert steps(run) == [3, 6, 9, 12, 15]
     assert generator_step(run) == 15
 

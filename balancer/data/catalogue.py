@@ -64,9 +64,8 @@ def newest_run(kind: Kind, labels: Iterable[str] = (), root: Path = RUNS) -> Run
     if not runs:
         raise InputError(f"There is no {kind} run under {root}; make one with `{_MAKE[kind]}` or give --run.")
     labels = list(labels)
-    fitting = [
-        run for run in runs if set(labels) <= set(run.classes) and run.fingerprint
-    ]  # no imported weights
+    # Imported weights have no data, and so no fingerprint.
+    fitting = [run for run in runs if set(labels) <= set(run.classes) and run.fingerprint]
     if not fitting:
         known = sorted({label for run in runs for label in run.classes})
         for label in labels:

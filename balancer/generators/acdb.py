@@ -126,7 +126,6 @@ class ACDBAdversaries(StyleGAN2Adversaries):
         with torch.no_grad():
             fake, _ = self.generate(chunk.fake_labels, chunk.rng)
         real, classification = self.classify(chunk.real, chunk.labels, chunk.rng)
-        self.ada.observe(real)
-        signs.append(real.detach().sign().mean())
+        self.observe(real, signs)
         fakes = self.judge(fake, chunk.fake_labels, chunk.rng)
         return sg.d_logistic(real, fakes).mean() + classification

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-import vendor.stylegan2_ada as sg
 from balancer.files import new_directory, refuse_existing, write_json, write_with
-from balancer.generators.checkpoints import save_tensors, to_uint8
-from balancer.generators.run import COLUMNS, sample_sheet
-from balancer.generators.seeds import derive
+from balancer.generators import registry
+from balancer.generators.checkpoints import save_tensors
+from balancer.generators.run import COLUMNS, sample_classes, sample_sheet
 from balancer.generators.transfer import read_pickle
 from balancer.progress import note
 
@@ -37,7 +31,10 @@ def import_checkpoint(
     origin = {"path": source.path, "sha256": source.sha256}
     data = {"path": "unknown", "fingerprint": None, "source": "unknown"}
     info = source.info | {"data": data, "imported": origin, "step": 0, "kimg": None}
-    sheet = sample_sheet(_samples(info, source.weights["G_ema"]))
+    family = registry.family(source.generator)
+    G = family.generator(info["network"]).eval()
+    G.load_state_dict(source.weights["G_ema"])
+    sheet = sample_sheet(sample_classes(family, G, info, COLUMNS))
     with new_directory(out, overwrite) as run:
         head = {key: info[key] for key in ("classes", "known", "resolution", "data", "imported")}
         write_json(
@@ -53,17 +50,3 @@ def import_checkpoint(
         f"{path} makes images of {info['resolution']} px; classes: {known}. What it was trained on is not in the file."
     )
     return out
-
-
-@torch.inference_mode()
-def _samples(info: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Images of every class, uint8 N×R×R×3; a network without classes makes those of its only name."""
-    G = sg.Generator(**info["network"]).eval()
-    G.load_state_dict(weights)
-    samples = {}
-    for index, label in enumerate(info["classes"]):
-        rng = torch.Generator().manual_seed(derive(index, "samples"))
-        z = torch.randn(COLUMNS, G.z_dim, generator=rng)
-        c = torch.eye(G.c_dim)[index].expand(COLUMNS, -1) if G.c_dim else None
-        samples[label] = to_uint8(G(z, c, noise_mode="const"))
-    return samples

@@ -122,12 +122,12 @@ class RunFolder:
         lines = [line for line in self.metrics() if line["step"] <= step]
         self._write_metrics(lines)
         if lines:
-            self._derive(adversaries, lines, self._samples(adversaries.modules["G_ema"]))
+            self._derive(adversaries, lines, self._samples(adversaries))
         return collapsed(lines)
 
     def tick(self, adversaries: Adversaries, line: dict[str, Any]) -> dict[str, float]:
         """Write the line of metrics, with each class's diversity, and the checkpoint; returns what has collapsed."""
-        samples = self._samples(adversaries.modules["G_ema"])
+        samples = self._samples(adversaries)
         spreads = {label: diversity(images, self.real[label]) for label, images in samples.items()}
         lines = [*self.metrics(), line | {"diversity": spreads}]
         self._write_metrics(lines)
@@ -146,6 +146,10 @@ class RunFolder:
         weights, about = load_tensors(self.path / "best.safetensors")
         save_tensors(self.path / "generator.safetensors", weights, about)
         return about["kimg"]
+
+    def _samples(self, adversaries: Adversaries) -> dict[str, np.ndarray]:
+        about = {**self.about, "network": self.network}
+        return sample_classes(self.family, adversaries.modules["G_ema"], about, GENERATED)
 
     def _about(self, line: Mapping[str, Any]) -> dict[str, Any]:
         kimg = line["step"] * self.config.batch_size / 1000
@@ -168,18 +172,24 @@ class RunFolder:
         name = f"{round(about['kimg'] * 1000):08d}.png"
         write_with(self.path / "samples" / name, lambda aside: sheet.save(aside, format="PNG"))
 
-    @torch.inference_mode()
-    def _samples(self, network: torch.nn.Module) -> dict[str, np.ndarray]:
-        """Images of every known class, uint8 N×R×R×3, from the same latents at every tick."""
-        device = next(network.parameters()).device
-        samples = {}
-        for label in self.about["known"]:
-            index = self.about["classes"].index(label)
-            seeds = [derive(index, "samples", number) for number in range(GENERATED)]
-            z = self.family.latents(self.network, seeds).to(device)
-            labels = torch.full((len(seeds),), index, device=device)
-            samples[label] = to_uint8(self.family.sample(network, z, labels, 1.0))
-        return samples
+
+@torch.inference_mode()
+def sample_classes(
+    family: GeneratorFamily, network: torch.nn.Module, about: Mapping[str, Any], n: int
+) -> dict[str, np.ndarray]:
+    """`n` images of every known class, uint8 N×R×R×3, always from the same latents.
+
+    `about` is a checkpoint's: the generator's constructor arguments (network), classes and known.
+    """
+    device = next(network.parameters()).device
+    samples = {}
+    for label in about["known"]:
+        index = about["classes"].index(label)
+        seeds = [derive(index, "samples", number) for number in range(n)]
+        z = family.latents(about["network"], seeds).to(device)
+        labels = torch.full((n,), index, device=device)
+        samples[label] = to_uint8(family.sample(network, z, labels, 1.0))
+    return samples
 
 
 def sample_sheet(samples: Mapping[str, np.ndarray]) -> Image.Image:

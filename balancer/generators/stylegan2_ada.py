@@ -146,8 +146,7 @@ class StyleGAN2Adversaries(Adversaries):
 
     def step(self, step: int, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
         config = self.config
-        share = condition_share(config, step)
-        self.G.mapping.condition = self.G_ema.mapping.condition = self.D.condition = share
+        self.let_condition_grow(step)
         with held(self.D):
             losses = (self.generator_loss(chunk) + self.twin_loss(chunk) for chunk in chunks)
             logged = {"loss_g": self.update("G", losses)}
@@ -163,6 +162,15 @@ class StyleGAN2Adversaries(Adversaries):
             self.update("D", (weight * self.gradient_penalty(chunk) for chunk in chunks))
 
         return logged | self.follow(step, signs)
+
+    def let_condition_grow(self, step: int) -> None:
+        share = condition_share(self.config, step)
+        self.G.mapping.condition = self.G_ema.mapping.condition = self.D.condition = share
+
+    def observe(self, real: Tensor, signs: list[Tensor]) -> None:
+        """Take in the logits of real images: for the controller of p, and their mean sign into `signs` for the log."""
+        self.ada.observe(real)
+        signs.append(real.detach().sign().mean())
 
     def follow(self, step: int, signs: list[Tensor]) -> dict[str, Tensor]:
         """What comes after the updates: p follows the discriminator's overfitting, G_ema follows G."""
@@ -222,8 +230,7 @@ class StyleGAN2Adversaries(Adversaries):
         with torch.no_grad():
             fake, _ = self.generate(chunk.fake_labels, chunk.rng)
         real = self.judge(chunk.real, chunk.labels, chunk.rng)
-        self.ada.observe(real)
-        signs.append(real.detach().sign().mean())
+        self.observe(real, signs)
         return sg.d_logistic(real, self.judge(fake, chunk.fake_labels, chunk.rng)).mean()
 
     def gradient_penalty(self, chunk: Chunk) -> Tensor:

@@ -12,7 +12,6 @@ import vendor.stylegan2_ada as sg
 from balancer.devices import computes_bfloat16
 from balancer.errors import InputError
 from balancer.generators.adversaries import Adversaries, Chunk
-from balancer.generators.condition import condition_share
 from balancer.generators.config import GeneratorConfig
 from balancer.generators.freezing import held
 from balancer.generators.projected.features import FeaturePyramid
@@ -35,7 +34,7 @@ class ProjectedGAN(StyleGAN2ADA):
             raise InputError(
                 f"{config.generator} has no gradient penalty (its discriminators are normalised); leave out --gamma."
             )
-        config = config.with_defaults(
+        return config.with_defaults(
             learning_rate=0.002,
             augmentation="none",
             channel_base=2048 if resolution <= 64 else 4096,
@@ -43,7 +42,6 @@ class ProjectedGAN(StyleGAN2ADA):
             latent=128,
             mapping_layers=2,
         )
-        return config
 
     def adversaries(
         self, config: GeneratorConfig, classes: int, resolution: int, device: torch.device
@@ -71,9 +69,7 @@ class ProjectedAdversaries(StyleGAN2Adversaries):
     def step(self, step: int, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
         """Both updates see the same generated images, the generator's after the discriminators have learned from them:
         a fifth fewer seconds than with new ones. The graphs of all chunks are in memory together."""
-        self.G.mapping.condition = self.G_ema.mapping.condition = self.D.condition = condition_share(
-            self.config, step
-        )
+        self.let_condition_grow(step)
         images = [self.generate(chunk.fake_labels, chunk.rng)[0] for chunk in chunks]
         seen = [self.view(fake, chunk) for fake, chunk in zip(images, chunks, strict=True)]
         signs: list[Tensor] = []
@@ -99,7 +95,6 @@ class ProjectedAdversaries(StyleGAN2Adversaries):
         with torch.no_grad():
             real = self.view(chunk.real, chunk)
         logits = self.D(real, self.condition(chunk.labels))
-        self.ada.observe(logits)
-        signs.append(logits.detach().sign().mean())
+        self.observe(logits, signs)
         fakes = self.D([x.detach() for x in fake], self.condition(chunk.fake_labels))
         return sg.d_logistic(logits, fakes).mean()

@@ -107,9 +107,9 @@ class _StridedDepthwise(torch.autograd.Function):
         n, c, height, width = ctx.shape
         k = weight.shape[-1]
         start = k - 1 - (k - 2) // 2
-        spread = torch.zeros(
-            (n, c, height + k - 1, width + k - 1), dtype=gradient.dtype, device=gradient.device
-        ).contiguous(memory_format=torch.channels_last)
+        size = (n, c, height + k - 1, width + k - 1)
+        layout = torch.channels_last
+        spread = torch.empty(size, dtype=gradient.dtype, device=gradient.device, memory_format=layout).zero_()
         spread[:, :, start : start + height : 2, start : start + width : 2] = gradient
         return F.conv2d(spread, weight.flip(2, 3), groups=c), None
 

@@ -5,7 +5,8 @@ networks built and run there have the same parameters and the same results up to
 
 - float32 and PyTorch's default, contiguous layout throughout;
 - StyleGAN2: every sample is convolved with weights of its own, in one grouped convolution (arXiv 1912.04958,
-  section 2.2 and appendix B), biases and gains are steps of their own, filters are depthwise convolutions;
+  section 2.2 and appendix B), biases and gains are steps of their own, filters are depthwise convolutions; in
+  `stylegan2-ada` and `acdb` the discriminator's update generates images of its own, where ours takes the generator's;
 - R3GAN: convolutions with PyTorch's own derivatives, the second ones included;
 - projected: the feature network's convolutions with PyTorch's own derivatives (its batch normalisation, frozen, is folded
   into them on both sides).
@@ -15,7 +16,7 @@ Augmentation, mapping, losses, optimizers and averaging are the same code on bot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -24,14 +25,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import balancer.generators.acdb as acdb_family
 import balancer.generators.projected.family as projected_family
 import balancer.generators.projected.features as projected_features
 import balancer.generators.r3gan.family as r3gan_family
 import balancer.generators.r3gan.networks as r3gan_networks
 import balancer.generators.stylegan2_ada as stylegan2_family
 import vendor.stylegan2_ada.networks as stylegan2
+from balancer.generators.adversaries import Chunk
 
 SLOPE = 0.2
+_DISCRIMINATOR_LOSSES = {
+    family: family.discriminator_loss
+    for family in (stylegan2_family.StyleGAN2Adversaries, acdb_family.ACDBAdversaries)
+}
 _STRIDED_DEPTHWISE = projected_features._StridedDepthwise
 
 
@@ -46,7 +53,16 @@ def float32() -> Iterator[None]:
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Within it, families build and run the plain variant of their networks; every step has to run within it too."""
+    """Within it, families build and run the plain variant; every step has to run within it too."""
+    with plain_networks(), ExitStack() as stack:
+        for family, loss in _DISCRIMINATOR_LOSSES.items():
+            stack.enter_context(patch.object(family, "discriminator_loss", _with_new_images(loss)))
+        yield
+
+
+@contextmanager
+def plain_networks() -> Iterator[None]:
+    """As `plain`, with the images of a step generated as often as ours."""
     replaced = [
         (torch, "channels_last", torch.contiguous_format),  # what our code asks for, wherever it asks
         (stylegan2.SynthesisLayer, "forward", _synthesis_layer),
@@ -63,6 +79,19 @@ def plain() -> Iterator[None]:
         for owner, name, ours in replaced:
             stack.enter_context(patch.object(owner, name, ours))
         yield
+
+
+def _with_new_images(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The discriminator's loss of images generated for it alone."""
+
+    def of_new_images(
+        self: stylegan2_family.StyleGAN2Adversaries, fake: Tensor, chunk: Chunk, signs: list[Tensor]
+    ) -> Tensor:
+        with torch.no_grad():
+            fake, _ = self.generate(chunk.fake_labels, chunk.rng)
+        return loss(self, fake, chunk, signs)
+
+    return of_new_images
 
 
 def _filter(x: Tensor, f: Tensor, padding: int, stride: int = 1) -> Tensor:

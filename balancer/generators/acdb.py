@@ -117,14 +117,11 @@ class ACDBAdversaries(StyleGAN2Adversaries):
         logits, embedding = self.D.judge(self.augment(images, generator=rng))
         return logits, CLASS_WEIGHT * self.D.condition * d2d_ce(embedding, self.D.proxies, labels)
 
-    def generator_loss(self, chunk: Chunk) -> Tensor:
-        fake, _ = self.generate(chunk.fake_labels, chunk.rng)
+    def generator_loss(self, fake: Tensor, chunk: Chunk) -> Tensor:
         logits, classification = self.classify(fake, chunk.fake_labels, chunk.rng)
         return sg.g_nonsaturating(logits).mean() + classification
 
-    def discriminator_loss(self, chunk: Chunk, signs: list[Tensor]) -> Tensor:
-        with torch.no_grad():
-            fake, _ = self.generate(chunk.fake_labels, chunk.rng)
+    def discriminator_loss(self, fake: Tensor, chunk: Chunk, signs: list[Tensor]) -> Tensor:
         real, classification = self.classify(chunk.real, chunk.labels, chunk.rng)
         self.observe(real, signs)
         fakes = self.judge(fake, chunk.fake_labels, chunk.rng)

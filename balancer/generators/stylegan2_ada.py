@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -145,17 +145,19 @@ class StyleGAN2Adversaries(Adversaries):
         )
 
     def step(self, step: int, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
+        """Both updates see the same generated images, the discriminator's under an augmentation of its own."""
         config = self.config
         self.let_condition_grow(step)
+        fakes: list[Tensor] = []
         with held(self.D):
-            losses = (self.generator_loss(chunk) + self.twin_loss(chunk) for chunk in chunks)
-            logged = {"loss_g": self.update("G", losses)}
+            logged = {"loss_g": self.update("G", self.generator_losses(chunks, fakes))}
             if config.path_length_weight and step % PATH_LENGTH_INTERVAL == 0:
                 weight = config.path_length_weight * PATH_LENGTH_INTERVAL
                 self.update("G", (weight * self.path_length_penalty(chunk) for chunk in chunks))
 
         signs: list[Tensor] = []
-        logged["loss_d"] = self.update("D", (self.discriminator_loss(chunk, signs) for chunk in chunks))
+        losses = (self.discriminator_loss(*both, signs) for both in zip(fakes, chunks, strict=True))
+        logged["loss_d"] = self.update("D", losses)
         if self.r1_interval and step % self.r1_interval == 0:
             assert self.gamma
             weight = self.gamma / 2 * self.r1_interval
@@ -203,8 +205,14 @@ class StyleGAN2Adversaries(Adversaries):
     def condition(self, labels: Tensor) -> Tensor:
         return F.one_hot(labels, self.c_dim).float()
 
-    def generator_loss(self, chunk: Chunk) -> Tensor:
-        fake, _ = self.generate(chunk.fake_labels, chunk.rng)
+    def generator_losses(self, chunks: Sequence[Chunk], fakes: list[Tensor]) -> Iterator[Tensor]:
+        """The loss of each chunk in turn; the images that it was taken of go to `fakes`, without their graph."""
+        for chunk in chunks:
+            fake, _ = self.generate(chunk.fake_labels, chunk.rng)
+            fakes.append(fake.detach())
+            yield self.generator_loss(fake, chunk) + self.twin_loss(chunk)
+
+    def generator_loss(self, fake: Tensor, chunk: Chunk) -> Tensor:
         return sg.g_nonsaturating(self.judge(fake, chunk.fake_labels, chunk.rng)).mean()
 
     def twin_loss(self, chunk: Chunk) -> Tensor | float:
@@ -225,10 +233,8 @@ class StyleGAN2Adversaries(Adversaries):
         images, ws = self.generate(chunk.fake_labels[: len(chunk.real) // 2], chunk.rng)
         return self.path_length(images, ws, chunk.rng).mean()
 
-    def discriminator_loss(self, chunk: Chunk, signs: list[Tensor]) -> Tensor:
+    def discriminator_loss(self, fake: Tensor, chunk: Chunk, signs: list[Tensor]) -> Tensor:
         """The loss; the mean sign of the logits of real images goes to `signs` and to the controller of p."""
-        with torch.no_grad():
-            fake, _ = self.generate(chunk.fake_labels, chunk.rng)
         real = self.judge(chunk.real, chunk.labels, chunk.rng)
         self.observe(real, signs)
         return sg.d_logistic(real, self.judge(fake, chunk.fake_labels, chunk.rng)).mean()

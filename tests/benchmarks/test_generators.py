@@ -24,7 +24,7 @@ from benchmarks.generators import (
     measure,
     summary,
 )
-from benchmarks.plain import float32, plain
+from benchmarks.plain import float32, plain, plain_networks
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"batch_size": 8, "channel_base": 128, "channel_max": 16, "latent": 16}
@@ -61,7 +61,7 @@ class Convolutions(TorchDispatchMode):
 @pytest.mark.parametrize("name", registry.FAMILIES)
 def test_a_plain_step_computes_what_ours_computes_in_float32(name):
     config = small(name)
-    ours, bare = (Variant(context, config, 2, 16, CPU) for context in (float32, plain))
+    ours, bare = (Variant(context, config, 2, 16, CPU) for context in (float32, plain_networks))
     data = batches(config)
     seen = {}
     for variant in (ours, bare):
@@ -74,6 +74,19 @@ def test_a_plain_step_computes_what_ours_computes_in_float32(name):
     assert seen[ours].channels_last
     if name != "r3gan":
         assert config.batch_size in seen[bare].groups  # a convolution per sample
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "bare"), [("stylegan2-ada", 1, 2), ("acdb", 1, 2), ("projected", 1, 1)]
+)
+def test_a_plain_step_generates_images_for_each_update(name, ours, bare):
+    config = small(name)
+    data = batches(config)
+    for context, passes in ((float32, ours), (plain, bare)):
+        variant, seen = Variant(context, config, 2, 16, CPU), []
+        variant.adversaries.G.synthesis.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        variant.step(1, data.chunks(1, CPU))
+        assert len(seen) == passes
 
 
 @pytest.mark.parametrize("name", registry.FAMILIES)

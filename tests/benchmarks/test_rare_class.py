@@ -123,7 +123,7 @@ def test_the_whole_study_then_nothing_is_left_to_do(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(rare_class, "inception", Colours)
     tiny, root = study(tmp_path), tmp_path / "out"
     assert do_all(tiny, root) == [
-        "1 families", "2 measures", "3 macro-F1", "3 at 0.048 kimg", "3 macro-F1 at 0.048 kimg"
+        "1 families", "2 measures", "5 0.048 kimg", "5 macro-F1"
     ]  # fmt: skip
     assert do_all(tiny, root) == []
 
@@ -135,8 +135,33 @@ def test_the_whole_study_then_nothing_is_left_to_do(tmp_path: Path, monkeypatch:
     assert set(gains["what"]) == {"macro-F1", "F1 of a", "F1 of b"}
     assert np.allclose(gains["delta"], gains["with"] - gains["without"])
     page = rare_class.table(root, tmp_path / "results", tiny)
-    assert "The default that follows is stylegan2-ada scratch" in page
+    assert "The default that follows is stylegan2-ada scratch" in page and "Not finished" not in page
     assert len(pd.read_csv(tmp_path / "results" / "rare-class.csv")) == len(table)
+
+
+def test_no_default_is_named_before_the_stages_it_rests_on_are_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rare_class, "inception", Colours)
+    tiny, root = study(tmp_path), tmp_path / "out"
+    Folder(root).begin(tiny)
+    case = Case("pbc", LIMITS)
+    rare_class.prepare_case(tiny, root, case)
+    rare_class.run_units(tiny, root, [Point(case, Method("stylegan2-ada"), 0.032)])
+    page = rare_class.table(root, tmp_path / "results", tiny)
+    assert "No default is named yet" in page and "default that follows" not in page
+    assert "1 families (1)" in page
+
+
+def test_what_a_family_does_anyway_is_no_measure(tmp_path: Path) -> None:
+    tiny = study(tmp_path)
+    differs = {
+        (family, name): rare_class._differs(tiny, Method(family), name)
+        for family in ("stylegan2-ada", "projected")
+        for name in rare_class.MEASURES
+    }
+    same = {key for key, different in differs.items() if not different}
+    assert same == {("stylegan2-ada", "ada"), ("projected", "no-augmentation")}
 
 
 def test_a_longer_length_goes_on_from_the_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,9 +161,10 @@ def test_gradients_are_finite_at_the_start():
         adversaries = new_adversaries(latent=latent)
         real, labels = two_colours(16, 0)
         chunk = Chunk(real, labels, labels, rng())
+        fake, _ = adversaries.generate(labels, chunk.rng)
         for name, loss in (
-            ("G", adversaries.generator_loss(chunk)),
-            ("D", adversaries.discriminator_loss(chunk, [])),
+            ("G", adversaries.generator_loss(fake, chunk)),
+            ("D", adversaries.discriminator_loss(fake.detach(), chunk, [])),
         ):
             adversaries.modules[name].zero_grad()
             loss.backward()

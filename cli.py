@@ -98,6 +98,8 @@ training_options = options(
     click.option("--steps",      type=click.IntRange(1), default=500, show_default=True, help="Updates of the weights."),
     click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Images per update."),
     click.option("--lr",         "learning_rate", type=POSITIVE, default=2e-3, show_default=True, help="Learning rate."),
+    click.option("--augment",    "augmentation", metavar="NAME", default="flips", show_default=True, help="none, flips, or stain: flips, and stains that vary."),
+    click.option("--clahe",      is_flag=True, help="Equalise the local contrast of every image, in prediction too."),
     seed_option,
 )  # fmt: skip
 
@@ -169,11 +171,14 @@ def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
 @click.option("--resolution",   type=int, metavar="PX", help="Side of the prepared images.  [default: by the images]")
 @click.option("--label-column", metavar="C", help="Column of the metadata that holds the label.")
 @click.option("--map", "mapping", type=PATH, metavar="FILE", help="CSV (from,to) or JSON that renames or merges labels.")
-@click.option("--group-by",     multiple=True, metavar="C", help="Column whose values stay in one split; repeatable.  [default: patient_id]")
+@click.option("--group-by",     multiple=True, metavar="C", help="Column whose values stay in one split; repeatable.  [default: patient_id, slide_id and field_id]")
 @click.option("--limit",        "limits", multiple=True, type=Assignment(), help="Keep N train images, of validation in proportion; the rest is held out; repeatable.")
 @click.option("--long-tail",    type=float, metavar="RATIO", help="Thin train to this imbalance ratio.")
 @click.option("--keep-splits",  is_flag=True, help="Keep the source's own splits.")
 @click.option("--crop",         type=click.Choice(["crop", "pad"]), default="crop", show_default=True, help="How images become square.")
+@click.option("--um-per-pixel", type=float, metavar="UM", help="Scale of the images whose row names none, µm per pixel.")
+@click.option("--to-um-per-pixel", type=float, metavar="UM", help="Bring all images to this scale, then crop or pad them.")
+@click.option("--stain",        metavar="NAME", help="Normalise colours: clahe, reinhard or macenko, the last two to the train images.")
 @click.option("--on-bad-image", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="Name and leave it out, or stop.")
 @click.option("--licence",      metavar="TEXT", help="Licence of the images, kept in dataset.json.")
 @seed_option
@@ -195,6 +200,26 @@ def prepare(source: Path, out: Path | None, limits: tuple[tuple[str, int], ...],
         return
     _say_counts(summary.counts)
     click.echo(f"Prepared dataset: {summary.root} ({summary.resolution} px, {summary.source} images)")
+
+
+@balancer.command()
+@click.argument("source", type=PATH, metavar="SRC")
+@out_options
+@json_option
+def crop(source: Path, out: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Cut the cells out of fields: a source of single cells for `prepare`.
+
+    SRC: a folder of images, with their boxes as COCO JSON, YOLO txt or Pascal VOC XML; without boxes, cells are found by
+    segmentation and take the label of their field. Crops keep the patient, slide and field of metadata.csv.
+    """
+    from balancer.data import crop_fields, new_output
+
+    crops = crop_fields(source, out or new_output(f"crops-{source.stem}"), overwrite)
+    if as_json:
+        show(crops.to_json())
+        return
+    say(f"{label}: {n}" for label, n in crops.counts.items())
+    click.echo(f"Crops: {crops.root} ({sum(crops.counts.values())} cells of {crops.fields} fields, found by {crops.found_by})")
 
 
 @balancer.command()
@@ -235,7 +260,9 @@ def _say_findings(found: Findings) -> None:
     sizes = ", ".join(f"{size} ({n})" for size, n in list(found.source_sizes.items())[:3])
     click.echo(f"Sizes of the source images, the most frequent first: {sizes or 'unknown'}.")
     if found.um_per_pixel:
-        click.echo("Scale: {:.3g} to {:.3g} µm per pixel, median {:.3g}.".format(*(found.um_per_pixel[i] for i in (0, 2, 1))))
+        click.echo("Scale: {:.3g} to {:.3g} µm per pixel, median {:.3g}; there ".format(*(found.um_per_pixel[i] for i in (0, 2, 1))) + ", ".join(found.structures) + ".")
+    else:
+        click.echo("Scale: unknown, so that nobody can say what can be seen; `balancer prepare --um-per-pixel` keeps it.")
     for shortcut in found.shortcuts:
         click.echo(f"From {shortcut.name} alone: balanced accuracy {shortcut.balanced_accuracy:.2f} (chance {shortcut.chance:.2f}{'; a shortcut' if shortcut.far_above_chance else ''}).")
     say(f"Warning: {sentence}" for sentence in found.warnings)
@@ -451,14 +478,15 @@ def evaluate(run: Path | None, data: Path | None, as_json: bool) -> None:
 @classifier.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--run", type=PATH, metavar="RUN", help="Classifier run.  [default: newest under ./runs]")
+@click.option("--um-per-pixel", type=POSITIVE, metavar="UM", help="Scale of the files, for a run whose data were brought to one.")
 @json_option
-def predict(paths: tuple[str, ...], run: Path | None, as_json: bool) -> None:
+def predict(paths: tuple[str, ...], run: Path | None, um_per_pixel: float | None, as_json: bool) -> None:
     """Classify image files, folders or globs."""
     from balancer.data import expand_paths
     from classifier.checkpoints import load_run
     from classifier.prediction import predict_files
 
-    for line in predict_files(load_run(run or _newest_classifier()), expand_paths(paths)):
+    for line in predict_files(load_run(run or _newest_classifier()), expand_paths(paths), um_per_pixel):
         if as_json:
             show(line)
         else:

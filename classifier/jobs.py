@@ -16,6 +16,7 @@ import numpy as np
 
 from balancer.data import ImageStore
 from balancer.files import new_directory, read_json, write_json
+from balancer.imaging import stain
 
 _RECORD = "job.json"
 _CHUNK = 1024  # images hashed at a time
@@ -76,6 +77,7 @@ def code_version() -> str:
     folder = Path(__file__).parent
     names = ("arms", "imbalance", "training", "transforms")
     sources = [folder / f"{name}.py" for name in names] + sorted((folder / "models").glob("*.py"))
+    sources.append(Path(stain.__file__))  # augmentation and CLAHE
     state = hashlib.sha256()
     for source in sources:
         state.update(source.read_bytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from balancer.data import PreparedDataset
 from balancer.data.decode import read_any_image
 from balancer.errors import InputError
+from balancer.imaging import stain
 from balancer.progress import note
 from classifier import evaluation
 from classifier.checkpoints import ClassifierRun, seen_images
@@ -21,13 +22,17 @@ from classifier.training import predict_probabilities
 _BATCH = 64
 
 
-def predict_files(run: ClassifierRun, paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """Classify image files of any kind and size, made square and resized as the training images were.
+def predict_files(
+    run: ClassifierRun, paths: Iterable[Path], um_per_pixel: float | None = None
+) -> Iterator[dict[str, Any]]:
+    """Classify image files of any kind and size, made square, resized and normalised as the training images were.
 
+    `um_per_pixel` is the scale of the files, which has to be known where the training images were brought to one.
     Yields, in order, {"file_name": path as given, "predicted": label, "probabilities": {label: p}}. A file that
-    cannot be read as an image is named in a note and left out. Raises InputError at the end when none could be read.
+    cannot be read as an image is named in a note and left out. Raises InputError at the end when none could be read, and
+    where the scale is missing.
     """
-    crop = run.config["crop"]
+    read_image = _reader(run, um_per_pixel)
     paths = list(paths)
     read = 0
     for start in range(0, len(paths), _BATCH):
@@ -35,7 +40,7 @@ def predict_files(run: ClassifierRun, paths: Iterable[Path]) -> Iterator[dict[st
         pixels: list[np.ndarray] = []
         for path in paths[start : start + _BATCH]:
             try:
-                pixels.append(read_any_image(Path(path), run.resolution, crop))
+                pixels.append(read_image(Path(path)))
                 batch.append(path)
             except InputError as error:
                 note(f"Left out: {error}")
@@ -50,6 +55,31 @@ def predict_files(run: ClassifierRun, paths: Iterable[Path]) -> Iterator[dict[st
             }
     if paths and not read:
         raise InputError(f"None of the {len(paths)} files can be read as an image; give image files.")
+
+
+def _reader(run: ClassifierRun, um_per_pixel: float | None) -> Callable[[Path], np.ndarray]:
+    """Reads an image file as `prepare` read those that the run was trained on."""
+    crop, to_um_per_pixel = run.config["crop"], run.config.get("to_um_per_pixel")
+    normalisation = run.config.get("stain")
+    if to_um_per_pixel is not None and um_per_pixel is None:
+        raise InputError(
+            f"{run.root} was trained on images brought to {to_um_per_pixel:g} µm per pixel; give the scale of these files "
+            "with --um-per-pixel."
+        )
+    if um_per_pixel is not None and to_um_per_pixel is None:
+        note(f"{run.root} was trained on images of any scale: --um-per-pixel changes nothing.")
+
+    def read(path: Path) -> np.ndarray:
+        pixels = read_any_image(path, run.resolution, crop, um_per_pixel, to_um_per_pixel)
+        if normalisation is None:
+            return pixels
+        try:
+            return stain.normalise(normalisation["name"], pixels, normalisation["reference"])
+        except InputError as error:
+            note(f"{path} stays as it is: {error}.")
+            return pixels
+
+    return read
 
 
 def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test") -> dict[str, Any]:
@@ -68,6 +98,12 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
             f"{run.root} takes images of {run.resolution} px, {data.root} has {data.resolution} px; "
             f"prepare the data with --resolution {run.resolution}."
         )
+    for name in ("to_um_per_pixel", "stain"):
+        if run.config.get(name) != data.info.get(name):
+            note(
+                f"{run.root} was trained on images that `balancer prepare` treated otherwise than {data.root} ({name}): its "
+                "result speaks of that difference too."
+            )
     if data.tables[split].empty:
         raise InputError(f"{data.root / split} has no images to judge on.")
     check_judges(data, [split], seen_images(run.root))

@@ -89,6 +89,8 @@ def _describe(
         "classes": list(data.classes),
         "resolution": data.resolution,
         "crop": data.info.get("crop", "crop"),
+        "to_um_per_pixel": data.info.get("to_um_per_pixel"),
+        "stain": data.info.get("stain"),
         "transform": asdict(transform),
         "training": asdict(config),
         "best_step": best_step,

@@ -51,6 +51,7 @@ class TrainingConfig:
     loss: str = "cross-entropy"
     sampling: str = "natural"
     augmentation: str = "flips"
+    clahe: bool = False  # local contrast equalised before the network, in training and prediction alike
     evaluations: int = 5  # how many times validation is looked at, evenly, the last time after the last step
     precision: str = "auto"  # bfloat16 where the processor computes in it, else float32
     seed: int = 0
@@ -172,7 +173,9 @@ def fit(
 def build(config: TrainingConfig, classes: int, resolution: int) -> Classifier:
     """The untrained network that `config` names, behind its transform."""
     network = create_model(config.arch, classes, resolution, config.size, config.pretrained)
-    return Classifier(network.to(memory_format=torch.channels_last), Transform(config.augmentation))
+    return Classifier(
+        network.to(memory_format=torch.channels_last), Transform(config.augmentation, config.clahe)
+    )
 
 
 def learning_rate_factor(config: TrainingConfig, step: int) -> float:

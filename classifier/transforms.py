@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from balancer.errors import unknown_name
+from balancer.imaging import stain
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -19,6 +21,9 @@ class Transform:
     """What happens to pixels before a network sees them; `augmentation` applies to training alone."""
 
     augmentation: str = "flips"
+    clahe: bool = (
+        False  # equalise local contrast (`balancer.imaging.stain.clahe`), in training and ever after
+    )
     mean: tuple[float, ...] = _IMAGENET_MEAN  # of intensities in [0, 1], red, green, blue
     std: tuple[float, ...] = _IMAGENET_STD
 
@@ -32,6 +37,10 @@ class Transform:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 B×R×R×3 in [0, 255] → float32 B×3×R×R (channels_last in memory), (x / 255 − mean) / std."""
+        if self.clahe:
+            pixels = torch.from_numpy(np.stack([stain.clahe(x) for x in pixels.cpu().numpy()])).to(
+                pixels.device
+            )
         scale = torch.tensor(self.std, device=pixels.device) * 255
         offset = torch.tensor(self.mean, device=pixels.device) * 255
         return ((pixels.float() - offset) / scale).permute(0, 3, 1, 2)
@@ -70,4 +79,16 @@ def _mirror(index: Tensor, side: int) -> Tensor:
     return (side - 1) - (index.abs() - (side - 1)).abs()
 
 
-AUGMENTATIONS = {"none": unchanged, "flips": flips}
+def varied_stain(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """`flips`, then the amounts of the stains varied by up to `HED_LIGHT`, for each image and stain anew.
+
+    Tellez et al. 2019, as `balancer.imaging.stain.vary` has it, their setting "light".
+    """
+    n, device = len(pixels), pixels.device
+    drawn = torch.rand(2, n, 3, generator=generator, device=device, dtype=torch.float64).cpu().numpy()
+    stretch, shift = stain.HED_LIGHT * (2 * drawn - 1)
+    varied = stain.vary(flips(pixels, generator).cpu().numpy(), 1 + stretch, shift)
+    return torch.from_numpy(varied).to(device)
+
+
+AUGMENTATIONS = {"none": unchanged, "flips": flips, "stain": varied_stain}

@@ -13,6 +13,7 @@ from balancer.data.catalogue import (
 )
 from balancer.data.dataset import SPLITS, PreparedDataset
 from balancer.data.decode import read_any_image
+from balancer.data.fields import Crops, crop_fields
 from balancer.data.images import ImageStore
 from balancer.data.inspection import Findings, Shortcut, inspect
 from balancer.data.prepare import Summary, prepare
@@ -21,6 +22,7 @@ from balancer.data.synthetic import SyntheticSet
 __all__ = [
     "RUNS",
     "SPLITS",
+    "Crops",
     "Findings",
     "ImageStore",
     "PreparedDataset",
@@ -28,6 +30,7 @@ __all__ = [
     "Shortcut",
     "Summary",
     "SyntheticSet",
+    "crop_fields",
     "data_of",
     "expand_paths",
     "find_runs",

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from balancer.errors import InputError
+from balancer.imaging.scale import edge_colour, to_scale
 
 MAX_PIXELS = 100_000_000
 Crop = Literal["crop", "pad"]
@@ -159,9 +160,8 @@ def make_square(
         top, left = (height - side) // 2, (width - side) // 2
         pixels = pixels[top : top + side, left : left + side]
     elif height != width:
-        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         frame = np.empty((side, side, *pixels.shape[2:]), dtype=np.uint8)
-        frame[:] = 0 if nearest else np.median(edge, axis=0)
+        frame[:] = 0 if nearest else edge_colour(pixels)
         top, left = (side - height) // 2, (side - width) // 2
         frame[top : top + height, left : left + width] = pixels
         pixels = frame
@@ -173,12 +173,21 @@ def make_square(
     )
 
 
-def read_any_image(path: Path, resolution: int, crop: Crop = "crop") -> np.ndarray:
+def read_any_image(
+    path: Path,
+    resolution: int,
+    crop: Crop = "crop",
+    um_per_pixel: float | None = None,
+    to_um_per_pixel: float | None = None,
+) -> np.ndarray:
     """Read any image file as `prepare` would: uint8 R×R×3 in [0, 255].
 
-    A deep image (16 bits) is scaled by its own white level, there being no set to share one with.
+    A deep image (16 bits) is scaled by its own white level, there being no set to share one with. With
+    `to_um_per_pixel` it is brought to that scale from `um_per_pixel`, its own, as `to_scale` does.
     """
     pixels = decode(path)
     if pixels.dtype != np.uint8:
         pixels = to_8_bits(pixels, white_level(pixels))
-    return make_square(pixels, resolution, crop)
+    if to_um_per_pixel is None or um_per_pixel is None:
+        return make_square(pixels, resolution, crop)
+    return to_scale(pixels, um_per_pixel, to_um_per_pixel, resolution)

@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from balancer.data.dataset import SPLITS, PreparedDataset
 from balancer.data.splits import few_images
 from balancer.imaging.duplicates import clusters, describe, pairs_of_described
+from balancer.imaging.scale import SEEN, STRUCTURES
 from balancer.progress import stage, track
 
 # Held-out images may share a group with train or validation, never with test.
@@ -64,6 +65,9 @@ class Findings:
     patients: dict[str, dict[str, int]]  # column → class → different values
     source_sizes: dict[str, int]  # "width×height" of the source images → images, most frequent first
     um_per_pixel: tuple[float, float, float] | None  # least, median, largest
+    structures: list[
+        str
+    ]  # what a nucleolus and an Auer rod measure in pixels at the median scale; empty without one
     shortcuts: list[Shortcut]
     warnings: list[str]
 
@@ -100,6 +104,7 @@ def inspect(data: PreparedDataset) -> Findings:
         for name, features in (("mean colour", colour), ("border", border))
         if (found := probe(name, features[usable], rows["label"][usable], rows["group"][usable])) is not None
     ]
+    scale = _scale(rows)
     conflicts = named((i, j) for i, j in same if labels[i] != labels[j])
     train = [n for n in data.counts("train").values() if n]
     findings = Findings(
@@ -115,7 +120,8 @@ def inspect(data: PreparedDataset) -> Findings:
         leaks=_leaks(rows, same),
         patients=_patients(data, rows),
         source_sizes=_source_sizes(rows),
-        um_per_pixel=_scale(rows),
+        um_per_pixel=scale,
+        structures=[structure.pixels(scale[1]) for structure in STRUCTURES] if scale else [],
         shortcuts=shortcuts,
         warnings=[],
     )
@@ -272,4 +278,13 @@ def _warnings(findings: Findings) -> list[str]:
     ):
         low, _, high = findings.um_per_pixel
         warnings.append(f"The images have different scales, {low:.3g} to {high:.3g} µm per pixel.")
+    if findings.um_per_pixel:
+        coarsest = findings.um_per_pixel[2]
+        warnings += [
+            f"Too coarse to show {structure.name}: its {structure.width:g} µm span {structure.width / coarsest:.2g} px where "
+            f"a pixel is {coarsest:.3g} µm wide, and it takes {SEEN:g} px; prepare the images with pixels of "
+            f"{structure.width / SEEN:g} µm or less, if the source has them."
+            for structure in STRUCTURES
+            if not structure.seen(coarsest)
+        ]
     return warnings

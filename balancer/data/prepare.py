@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from balancer.data.dataset import COLUMNS, FORMAT, SPLITS, fingerprint
 from balancer.data.decode import Crop, decode, image_size, make_square, stated_source, to_8_bits, white_level
+from balancer.data.images import read_prepared_image
 from balancer.data.sources import MASKS, SPLIT_NAMES, open_source
 from balancer.data.splits import (
     RATIOS,
@@ -33,13 +34,15 @@ from balancer.data.splits import (
 from balancer.data.wording import lines, number, some
 from balancer.errors import InputError, unknown_name
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
+from balancer.imaging import stain as stains
 from balancer.imaging.duplicates import describe, pairs_of_described
+from balancer.imaging.scale import to_scale, valid_scale
 from balancer.progress import note, stage, track
 
 RESOLUTIONS = (32, 64, 128, 224)
 _LEAST, _MOST = 16, 1024
 _UNSORTED = "unsorted"
-_PATIENT = "patient_id"
+_GROUPED = ("patient_id", "slide_id", "field_id")  # columns that group by themselves, where a source has them
 _NEARLY_ALL = 0.99  # of an image's values, within 5 of black or of white
 T = TypeVar("T")
 S = TypeVar("S")
@@ -79,6 +82,29 @@ class _Decoded:
     described: np.ndarray  # for near-duplicates
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """How decoded pixels become a prepared image."""
+
+    resolution: int
+    crop: Crop
+    to_um_per_pixel: float | None
+
+    def square(self, pixels: np.ndarray, um_per_pixel: float, *, nearest: bool = False) -> np.ndarray:
+        """uint8 H×W(×C) of a scale (any where no common one is asked for) → uint8 R×R(×C)."""
+        if self.to_um_per_pixel is None:
+            return make_square(pixels, self.resolution, self.crop, nearest=nearest)
+        return to_scale(pixels, um_per_pixel, self.to_um_per_pixel, self.resolution, nearest=nearest)
+
+    def um_per_pixel(self, table: pd.DataFrame) -> pd.Series:
+        """Of the prepared pixels, each of which covers side/resolution of the source's."""
+        if self.to_um_per_pixel is not None:
+            return pd.Series(self.to_um_per_pixel, index=table.index)
+        sides = table[["source_width", "source_height"]]
+        side = sides.min(axis=1) if self.crop == "crop" else sides.max(axis=1)
+        return table["um_per_pixel"] * side / self.resolution
+
+
 def prepare(
     source: Path,
     out: Path,
@@ -93,6 +119,9 @@ def prepare(
     seed: int = 0,
     ratios: Sequence[float] = RATIOS,
     crop: Crop = "crop",
+    um_per_pixel: float | None = None,
+    to_um_per_pixel: float | None = None,
+    stain: str | None = None,
     on_bad_image: Literal["skip", "stop"] = "skip",
     licence: str | None = None,
     overwrite: bool = False,
@@ -101,9 +130,12 @@ def prepare(
 
     Images become `resolution`×`resolution` RGB PNGs, cropped to the centre square or padded, never stretched;
     without `resolution` the largest of 32, 64, 128 and 224 px that no image falls short of. Deep images (16 bits)
-    share one scaling. Exact duplicates of one label are kept once. Images that share a value in a column of
-    `group_by` (without it: in the column patient_id, where the source has one), and near-duplicates, form a group,
-    which lies in one of train, validation and test. `limits` (label to number) and `long_tail` (imbalance ratio) thin
+    share one scaling. `um_per_pixel` is the scale of the images whose rows name none in a column of that name. With
+    `to_um_per_pixel` all are brought to that scale, each by its own, and then cropped or padded to the resolution
+    (`to_scale`), instead of filling it. `stain` (clahe, reinhard, macenko) normalises colours, to the statistics of the
+    train images. Exact duplicates of one label are kept once. Images that share a value in a column of `group_by`
+    (without it: in those of patient_id, slide_id and field_id that the source has), and near-duplicates, form a
+    group, which lies in one of train, validation and test. `limits` (label to number) and `long_tail` (imbalance ratio) thin
     train, and validation in proportion; what they remove goes to heldout. With `keep_splits` the source's own splits
     stay as they are. A bad image is named and skipped, or stops the run. An image whose text chunk `source` says
     synthetic always stops it; images that say rendered make the dataset a rendered one, whatever the metadata say.
@@ -111,20 +143,25 @@ def prepare(
     """
     source, out = Path(source), Path(out)
     _check_options(source, out, resolution, limits or {}, long_tail, ratios)
+    _check_imaging(crop, um_per_pixel, to_um_per_pixel, stain)
     refuse_existing(out, overwrite, [source if source.is_dir() else source.parent])
     stage("Reading the source")
     with open_source(source, label_column, mapping) as opened, new_directory(out, overwrite) as aside:
         notes = list(opened.notes)
         _check_names(opened.table, group_by, limits or {})
-        if not group_by and _PATIENT in opened.table and opened.table[_PATIENT].notna().any():
-            group_by = (_PATIENT,)
-            notes.append("Images of one patient_id form a group, as with --group-by patient_id.")
+        known = [c for c in _GROUPED if c in opened.table and opened.table[c].notna().any()]
+        if not group_by and known:
+            group_by = tuple(known)
+            as_with = " ".join(f"--group-by {column}" for column in known)
+            notes.append(f"Images of one {' or '.join(known)} form a group, as with {as_with}.")
+        rows = _with_scale(source, opened.table, um_per_pixel, to_um_per_pixel, notes)
         if resolution is None:
-            resolution = _choose_resolution(opened.table["path"].tolist())
+            resolution = _choose_resolution(rows, to_um_per_pixel)
             notes.append(f"A resolution of {resolution} px was chosen from the sizes of the images.")
+        frame = _Frame(resolution, crop, to_um_per_pixel)
         (aside / _UNSORTED).mkdir()
         table, described, skipped = _decode_all(
-            opened.table, opened.kind, aside / _UNSORTED, resolution, crop, on_bad_image, notes
+            rows, opened.kind, aside / _UNSORTED, frame, on_bad_image, notes
         )
         classes = tuple(sorted(opened.table["label"].unique()))
         _check_classes(source, classes, table, skipped, notes)
@@ -142,11 +179,11 @@ def prepare(
         splits, kept = _split(table, keep_splits, ratios, seed, notes)
         table["split"] = _thin(table, splits, limits or {}, long_tail, seed, notes)
         table["file_name"] = _file_names(table)
+        reference = _normalise_stain(aside / _UNSORTED, table, stain, notes) if stain else None
+        masks = _write_images(aside, table, classes, frame, notes)
         if "um_per_pixel" in table:
-            table["um_per_pixel"] = _rescaled(table, resolution, crop)
-
-        masks = _write_images(aside, table, classes, resolution, crop, notes)
-        _write_tables(aside, table, opened.table)
+            table["um_per_pixel"] = frame.um_per_pixel(table)
+        _write_tables(aside, table, rows)
         sizes = table.groupby(["split", "label"]).size()
         counts = {s: {label: int(sizes.get((s, label), 0)) for label in classes} for s in SPLITS}
         notes.extend(few_images(counts))
@@ -167,6 +204,8 @@ def prepare(
                 "long_tail": long_tail,
             },
             "crop": crop,
+            "to_um_per_pixel": to_um_per_pixel,
+            "stain": {"name": stain, "reference": reference} if stain else None,
             "masks": masks,
             "licence": licence,
             "fingerprint": identity,
@@ -215,6 +254,53 @@ def _check_options(
         raise InputError(f"{out} lies inside the source {source}; choose an output outside of it.")
 
 
+def _check_imaging(
+    crop: Crop, um_per_pixel: float | None, to_um_per_pixel: float | None, stain: str | None
+) -> None:
+    for name, value in (("--um-per-pixel", um_per_pixel), ("--to-um-per-pixel", to_um_per_pixel)):
+        if value is not None and not valid_scale(value):
+            raise InputError(f"{name} {value:g} is no scale; give a number of µm above 0.")
+    if crop == "pad" and to_um_per_pixel is not None:
+        raise InputError(
+            "--crop pad shows whole images, which --to-um-per-pixel cannot, all being of one scale and size; leave one out."
+        )
+    if stain is not None and stain not in stains.STAINS:
+        raise unknown_name("stain normalisation", stain, stains.STAINS)
+
+
+def _with_scale(
+    source: Path,
+    table: pd.DataFrame,
+    um_per_pixel: float | None,
+    to_um_per_pixel: float | None,
+    notes: list[str],
+) -> pd.DataFrame:
+    """The rows with um_per_pixel as numbers, NaN where it is not known; without the column where nothing is."""
+    stated = table["um_per_pixel"] if "um_per_pixel" in table else pd.Series(None, table.index, dtype=object)
+    wrong = stated.notna() & ~stated.map(valid_scale)
+    if wrong.any():
+        row = table[wrong].iloc[0]
+        raise InputError(
+            f"um_per_pixel of {row['source_file']} is {row['um_per_pixel']}; give a number above 0."
+        )
+    scale = pd.to_numeric(stated).astype(float)
+    if um_per_pixel is not None:
+        if scale.notna().any():
+            notes.append(f"--um-per-pixel {um_per_pixel:g} holds for images whose row names no scale.")
+        scale = scale.fillna(um_per_pixel)
+    unknown = table.loc[scale.isna(), "source_file"].tolist()
+    if unknown and to_um_per_pixel is not None:
+        raise InputError(
+            f"{source}: the scale of {number(len(unknown), 'image', 'images')} is not known ({some(unknown)}); give it in "
+            "a column um_per_pixel, or with --um-per-pixel."
+        )
+    return (
+        table.drop(columns="um_per_pixel", errors="ignore")
+        if scale.isna().all()
+        else table.assign(um_per_pixel=scale)
+    )
+
+
 def _check_names(table: pd.DataFrame, group_by: Sequence[str], limits: Mapping[str, int]) -> None:
     known = [
         str(column) for column in table if column not in {"path", "mask", "label", "source_file", "split"}
@@ -228,10 +314,14 @@ def _check_names(table: pd.DataFrame, group_by: Sequence[str], limits: Mapping[s
             raise unknown_name("class", label, labels)
 
 
-def _choose_resolution(paths: Sequence[Path]) -> int:
+def _choose_resolution(table: pd.DataFrame, to_um_per_pixel: float | None) -> int:
     """The largest usual resolution that no readable image falls short of; 32 where they are smaller still."""
-    sizes = [min(size) for size in _in_threads(image_size, paths, "Reading sizes") if size is not None]
-    smallest = min(sizes, default=RESOLUTIONS[0])
+    factor = table["um_per_pixel"] / to_um_per_pixel if to_um_per_pixel else pd.Series(1.0, table.index)
+    sizes = _in_threads(image_size, table["path"].tolist(), "Reading sizes")
+    smallest = min(
+        (round(min(size) * by) for size, by in zip(sizes, factor, strict=True) if size is not None),
+        default=RESOLUTIONS[0],
+    )
     return max((r for r in RESOLUTIONS if r <= smallest), default=RESOLUTIONS[0])
 
 
@@ -248,8 +338,7 @@ def _decode_all(
     table: pd.DataFrame,
     kind: str,
     folder: Path,
-    resolution: int,
-    crop: Crop,
+    frame: _Frame,
     on_bad_image: str,
     notes: list[str],
 ) -> tuple[pd.DataFrame, np.ndarray, list[tuple[str, str]]]:
@@ -260,6 +349,7 @@ def _decode_all(
     descriptions; and the files skipped with the reasons. Raises InputError for an image that says synthetic.
     """
     paths, files = table["path"].tolist(), table["source_file"].tolist()
+    scale = table["um_per_pixel"].tolist() if "um_per_pixel" in table else [np.nan] * len(table)
 
     def read(row: int, white: float | None = None) -> _Decoded | float | InputError:
         stated = stated_source(paths[row])
@@ -270,23 +360,19 @@ def _decode_all(
             )
         try:
             pixels = decode(paths[row])
+            flat = False
+            if pixels.dtype != np.uint8:
+                if white is None:
+                    return white_level(pixels)
+                pixels = to_8_bits(pixels, white)
+                flat = bool(max((pixels <= 5).mean(), (pixels >= 250).mean()) > _NEARLY_ALL)
+            square = frame.square(pixels, scale[row])
         except InputError as error:
             if on_bad_image == "stop":
                 raise
             return error
-        flat = False
-        if pixels.dtype != np.uint8:
-            if white is None:
-                return white_level(pixels)
-            pixels = to_8_bits(pixels, white)
-            flat = bool(max((pixels <= 5).mean(), (pixels >= 250).mean()) > _NEARLY_ALL)
-        square = make_square(pixels, resolution, crop)
         origin = "rendered" if stated == "rendered" else kind
-        text = PngInfo()
-        if origin == "rendered":
-            text.add_text("source", origin)
-        file = folder / f"{row}.png"
-        Image.fromarray(square).save(file, pnginfo=text, compress_level=1)  # 7 % larger, twice as fast
+        _save(folder / f"{row}.png", square, origin)
         height, width = pixels.shape[:2]
         return _Decoded(
             source_sha256=hashlib.sha256(paths[row].read_bytes()).hexdigest(),
@@ -328,12 +414,54 @@ def _decode_all(
     table = table.iloc[list(decoded)].reset_index(drop=True).assign(row=list(decoded))
     for name in ("source_sha256", "pixel_sha256", "source_width", "source_height", "source"):
         table[name] = [getattr(one, name) for one in decoded.values()]
-    small = int((table[["source_width", "source_height"]].min(axis=1) < resolution).sum())
-    if small:
-        notes.append(f"{_images(small)} smaller than {resolution} px and enlarged.")
-    side = min(16, resolution)
+    sides = table[["source_width", "source_height"]].min(axis=1)
+    if frame.to_um_per_pixel is None:
+        if small := int((sides < frame.resolution).sum()):
+            notes.append(f"{_images(small)} smaller than {frame.resolution} px and enlarged.")
+    else:
+        factor = table["um_per_pixel"] / frame.to_um_per_pixel
+        if coarse := int((factor > 1).sum()):
+            notes.append(
+                f"{_images(coarse)} coarser than {frame.to_um_per_pixel:g} µm per pixel and enlarged."
+            )
+        if small := int(((sides * factor).round() < frame.resolution).sum()):
+            notes.append(f"{_images(small)} padded at that scale to {frame.resolution} px.")
+    side = min(16, frame.resolution)
     described = np.array([one.described for one in decoded.values()], dtype=np.float32)
     return table, described.reshape(-1, side, side), skipped
+
+
+def _save(file: Path, pixels: np.ndarray, source: str) -> None:
+    """Write a PNG, which says so in its text chunk where it is of a rendered image."""
+    text = PngInfo()
+    if source == "rendered":
+        text.add_text("source", source)
+    Image.fromarray(pixels).save(file, pnginfo=text, compress_level=1)  # 7 % larger, twice as fast
+
+
+def _normalise_stain(folder: Path, table: pd.DataFrame, stain: str, notes: list[str]) -> stains.Reference:
+    """Normalise the PNGs in `folder` to the statistics of those of the train split, and return these.
+
+    An image that cannot be normalised, being of one colour, stays as it is and is named.
+    """
+
+    def read(row: int) -> np.ndarray:
+        return read_prepared_image(folder / f"{row}.png")
+
+    train = table.loc[table["split"] == "train", "row"].tolist()
+    reference = stains.reference_of(stain, map(read, track(train, "Measuring the stain")))
+
+    def write(row: Any) -> str | None:
+        try:
+            _save(folder / f"{row.row}.png", stains.normalise(stain, read(row.row), reference), row.source)
+        except InputError as error:
+            return f"{row.source_file}: {error}."
+        return None
+
+    left = [reason for reason in _in_threads(write, list(table.itertuples()), "Normalising stain") if reason]
+    if left:
+        notes.append(f"{_images(len(left))} not normalised by {stain} and stayed as they were:{lines(left)}")
+    return reference
 
 
 def _images(n: int) -> str:
@@ -502,26 +630,11 @@ def _file_names(table: pd.DataFrame) -> list[str]:
     return names
 
 
-def _rescaled(table: pd.DataFrame, resolution: int, crop: Crop) -> pd.Series:
-    """um_per_pixel of the prepared pixels, each of which covers side/resolution of the source's."""
-    scale = pd.to_numeric(table["um_per_pixel"], errors="coerce")
-    sides = table[["source_width", "source_height"]]
-    side = sides.min(axis=1) if crop == "crop" else sides.max(axis=1)
-    wrong = table["um_per_pixel"].notna() & ~(scale > 0)
-    if wrong.any():
-        row = table[wrong].iloc[0]
-        raise InputError(
-            f"um_per_pixel of {row['source_file']} is {row['um_per_pixel']}; give a number above 0."
-        )
-    return scale * side / resolution
-
-
 def _write_images(
     aside: Path,
     table: pd.DataFrame,
     classes: Sequence[str],
-    resolution: int,
-    crop: Crop,
+    frame: _Frame,
     notes: list[str],
 ) -> int:
     """Move the PNGs into their splits, write masks beside them, and return the number of masks."""
@@ -543,7 +656,7 @@ def _write_images(
             return str(error)
         if mask.shape[:2] != (row.source_height, row.source_width) or mask.dtype != np.uint8:
             return f"{row.mask} is {mask.shape[1]}×{mask.shape[0]}, not the size of its image."
-        square = make_square(mask[..., 0], resolution, crop, nearest=True)
+        square = frame.square(mask[..., 0], getattr(row, "um_per_pixel", np.nan), nearest=True)
         Image.fromarray(square).save(aside / MASKS / row.split / row.file_name)
         return None
 

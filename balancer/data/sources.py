@@ -63,11 +63,11 @@ def open_source(path: Path, label_column: str | None = None, mapping: Path | Non
     with tempfile.TemporaryDirectory(prefix="hemabalance-") as temporary:
         suffix = path.suffix.lower()
         if path.is_dir():
-            table, notes = _read_folder(path)
+            table, notes = read_folder(path)
         elif suffix in {".csv", ".jsonl"}:
-            table, notes = _read_table(path, "")
+            table, notes = read_listing(path, "")
         elif suffix == ".zip":
-            table, notes = _read_folder(_unzip(path, Path(temporary)))
+            table, notes = read_folder(_unzip(path, Path(temporary)))
         elif suffix == ".npz":
             table, notes = _read_npz(path, Path(temporary))
         else:
@@ -81,7 +81,7 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX")))
 
 
-def _read_folder(root: Path) -> tuple[pd.DataFrame, list[str]]:
+def read_folder(root: Path) -> tuple[pd.DataFrame, list[str]]:
     """All images under a folder, with the split and label that their folders name."""
     inside = [p for p in _visible(root) if p.is_dir() and p.name != MASKS]
     if inside and all(p.name.lower() in SPLIT_NAMES for p in inside) and not _table_in(root):
@@ -104,7 +104,7 @@ def _table_in(folder: Path) -> Path | None:
 def _read_labelled(folder: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
     found = _table_in(folder)
     if found:
-        return _read_table(found, prefix)
+        return read_listing(found, prefix)
     rows, others, loose = [], [], []
     for at, folders, files in os.walk(folder, followlinks=True):
         here = Path(at)
@@ -135,7 +135,7 @@ def _read_labelled(folder: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows, columns=["path", "source_file", "label"], dtype=object), notes
 
 
-def _read_table(path: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
+def read_listing(path: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
     """The rows of a CSV or JSON-lines table; every further column is kept as text."""
     try:
         if path.suffix.lower() == ".jsonl":
@@ -281,7 +281,7 @@ def _finish(
         table = table[~unlabelled].reset_index(drop=True)
     classes = sorted(table["label"].unique())
     for label in classes:
-        _check_label(label)
+        check_label(label)
     folded: dict[str, str] = {}
     for label in classes:
         other = folded.setdefault(label.casefold(), label)
@@ -305,7 +305,7 @@ def _finish(
     return Source(table.drop(columns="source", errors="ignore"), str(kinds.iloc[0]), notes)
 
 
-def _check_label(label: str) -> None:
+def check_label(label: str) -> None:
     """A label becomes a folder's name: refuse what would escape the dataset or not survive another system."""
     if _FORBIDDEN.search(label) or label.startswith(".") or label.endswith(".") or len(label.encode()) > 100:
         raise InputError(

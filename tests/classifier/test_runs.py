@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix, f1_score
 
-from balancer.data import PreparedDataset, SyntheticSet
+from balancer import smear
+from balancer.data import PreparedDataset, SyntheticSet, prepare
 from balancer.errors import InputError
 from classifier import prediction, runs
 from classifier.checkpoints import load_run
@@ -218,3 +219,29 @@ def test_data_of_other_classes_or_resolution_is_not_judged(make_prepared: Prepar
     without = data.tables["test"][data.tables["test"]["label"] != "monocyte"]
     judged = evaluate_run(run, replace(data, tables=data.tables | {"test": without}))
     assert judged["per_class"]["monocyte"] == {"recall": None, "precision": None, "f1": None, "images": 0}
+
+
+def test_files_are_brought_to_the_scale_and_stain_that_the_data_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smear.write_source(tmp_path / "source", {"lymphocyte": 40, "neutrophil": 40}, 48, seed=0)
+    prepare(tmp_path / "source", tmp_path / "data", resolution=32, to_um_per_pixel=0.6, stain="macenko")
+    data = PreparedDataset.load(tmp_path / "data")
+    run = load_run(train_run(data, [], replace(QUICK, clahe=True, augmentation="stain"), tmp_path / "run"))
+    assert run.config["to_um_per_pixel"] == 0.6 and run.config["stain"] == data.info["stain"]
+    assert run.model.transform.clahe
+    expected = predict_probabilities(run.model, data.images("test"))
+    files = [tmp_path / "source" / name for name in data.tables["test"]["source_file"]]
+    with pytest.raises(InputError, match="give the scale of these files with --um-per-pixel"):
+        list(predict_files(run, files))
+    answers = list(predict_files(run, files, smear.FIELD_UM / 48))
+    for answer, p in zip(answers, expected, strict=True):
+        assert list(answer["probabilities"].values()) == pytest.approx(p.tolist(), abs=1e-6)
+
+    notes: list[str] = []
+    monkeypatch.setattr(prediction, "note", notes.append)
+    prepare(tmp_path / "source", tmp_path / "plain", resolution=32, seed=0)
+    plain = PreparedDataset.load(tmp_path / "plain")
+    plain = replace(plain, tables={**plain.tables, "test": data.tables["test"]}, root=data.root)
+    evaluate_run(run, plain)
+    assert len(notes) == 2 and all("treated otherwise" in sentence for sentence in notes)

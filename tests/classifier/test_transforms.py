@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from balancer.errors import InputError
+from balancer.imaging import stain
 from classifier.transforms import Transform, flips
 
 
@@ -57,3 +58,24 @@ def test_augmentation_repeats_with_the_seed_and_can_be_off() -> None:
     assert torch.equal(Transform("none").augment(pixels, torch.Generator()), pixels)
     with pytest.raises(InputError, match="Did you mean 'flips'"):
         Transform("flip")
+
+
+def test_stain_varies_by_image_and_flips_too() -> None:
+    image = torch.full((16, 16, 3), 0, dtype=torch.uint8)
+    image[:] = torch.tensor([180, 120, 160], dtype=torch.uint8)
+    batch = Transform("stain").augment(image.expand(64, -1, -1, -1), torch.Generator().manual_seed(0))
+    assert batch.shape == (64, 16, 16, 3) and batch.dtype == torch.uint8
+    colours = batch[:, 0, 0].double()
+    assert (batch == batch[:, :1, :1]).all()  # one colour each still
+    assert len(set(map(tuple, colours.tolist()))) > 60
+    assert (colours.mean(0) - torch.tensor([180.0, 120, 160])).abs().max() < 6
+    assert colours.std(0).min() > 2 and colours.std(0).max() < 25
+    again = Transform("stain").augment(image.expand(64, -1, -1, -1), torch.Generator().manual_seed(0))
+    assert torch.equal(batch, again)
+
+
+def test_clahe_is_part_of_what_the_network_sees() -> None:
+    pixels = torch.randint(90, 130, (2, 16, 16, 3), dtype=torch.uint8)
+    equalised = torch.from_numpy(np.stack([stain.clahe(x) for x in pixels.numpy()]))
+    assert torch.equal(Transform(clahe=True).normalise(pixels), Transform().normalise(equalised))
+    assert Transform(clahe=True).normalise(pixels).std() > 2 * Transform().normalise(pixels).std()

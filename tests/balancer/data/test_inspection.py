@@ -159,3 +159,22 @@ def test_all4_has_a_shortcut(real_data: Path, tmp_path: Path) -> None:
     findings = inspect(PreparedDataset.load(tmp_path / "out"))
     assert any(sentence.startswith("Shortcut") for sentence in findings.warnings)
     assert findings.near_duplicates and findings.leaks == []
+
+
+@pytest.mark.parametrize(
+    ("um_per_pixel", "unseen"),
+    [(0.1, []), (0.25, []), (0.3, ["an Auer rod"]), (0.6, ["a nucleolus", "an Auer rod"])],
+)
+def test_what_cannot_be_seen_at_the_scale_is_warned_of(
+    tmp_path: Path, um_per_pixel: float, unseen: list[str]
+) -> None:
+    findings = inspect(dataset(tmp_path, um_per_pixel=um_per_pixel))
+    assert findings.um_per_pixel == pytest.approx((um_per_pixel,) * 3)
+    assert [sentence.split(" (")[0] for sentence in findings.structures] == ["a nucleolus", "an Auer rod"]
+    warned = [sentence for sentence in findings.warnings if sentence.startswith("Too coarse to show")]
+    assert [sentence.split(": ")[0].removeprefix("Too coarse to show ") for sentence in warned] == unseen
+
+
+def test_without_a_scale_nothing_is_said_of_structures(tmp_path: Path) -> None:
+    findings = inspect(dataset(tmp_path))
+    assert findings.um_per_pixel is None and findings.structures == []

@@ -5,7 +5,7 @@ import importlib
 import json
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from balancer import smear
 from balancer.data.dataset import SPLITS, PreparedDataset, fingerprint
 from balancer.data.prepare import prepare
 from balancer.errors import InputError
+from balancer.imaging import stain
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 40)) -> np.ndarray:
@@ -490,3 +492,119 @@ def test_real_masks_keep_their_levels(real_data: Path, tmp_path: Path) -> None:
     masks = list((tmp_path / "out/masks").rglob("*.png"))
     assert len(masks) == sum(sum(c.values()) for c in summary.counts.values()) == 299
     assert {v for m in masks[:50] for v in np.unique(Image.open(m))} == {0, 128, 255}
+
+
+def cells(root: Path, scales: dict[str, float], sizes: dict[str, int], column: bool = True) -> Path:
+    """Discs 8 µm wide in two classes, by scanners of their own: {scanner: µm per pixel}, {scanner: side in pixels}."""
+    rows = []
+    rng = np.random.default_rng(0)
+    for scanner, um_per_pixel in scales.items():
+        size = sizes[scanner]
+        y, x = np.mgrid[:size, :size] - (size - 1) / 2
+        for i in range(12):
+            label, eosin = ("a", 0) if i % 2 else ("b", 60)
+            name = f"{label}/{scanner}{i}.png"
+            inside = np.hypot(y, x) < 4 / um_per_pixel
+            pixels = np.where(inside[..., None], [90 + eosin, 40, 150 - eosin], [230, 220, 210])
+            pixels = pixels + rng.normal(0, 6, pixels.shape) + rng.normal(0, 8, 3)
+            (root / "masks" / label).mkdir(parents=True, exist_ok=True)
+            (root / label).mkdir(exist_ok=True)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name)
+            Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)).save(root / "masks" / name)
+            rows.append({"file_name": name, "um_per_pixel": um_per_pixel})
+    if column:
+        pd.DataFrame(rows).to_csv(root / "metadata.csv", index=False)
+    return root
+
+
+def test_mixed_scanners_are_brought_to_one_scale(tmp_path: Path) -> None:
+    scales, sizes = {"old": 0.4, "new": 0.1}, {"old": 40, "new": 200}
+    summary = prepare(cells(tmp_path / "in", scales, sizes), tmp_path / "out", to_um_per_pixel=0.2)
+    assert summary.resolution == 64  # 16 and 20 µm wide: 80 px at least
+    data = PreparedDataset.load(tmp_path / "out")
+    assert data.info["to_um_per_pixel"] == 0.2
+    for split in SPLITS:
+        assert (data.tables[split].get("um_per_pixel", 0.2) == 0.2).all()
+        for name, image in zip(data.tables[split]["file_name"], data.images(split)[:], strict=True):
+            wide = 2 * np.sqrt((image[..., 1] < 130).sum() / np.pi)
+            assert wide == pytest.approx(40, abs=1)
+            mask = np.asarray(Image.open(data.root / "masks" / split / name)) > 0
+            assert (mask == (image[..., 1] < 130)).mean() > 0.98
+    assert any("12 images were coarser than 0.2 µm per pixel and enlarged" in note for note in summary.notes)
+
+
+def test_at_a_scale_small_images_are_padded(tmp_path: Path) -> None:
+    source = cells(tmp_path / "in", {"one": 0.2}, {"one": 50}, column=False)
+    summary = prepare(source, tmp_path / "out", um_per_pixel=0.2, to_um_per_pixel=0.2, resolution=64)
+    assert any("images were padded at that scale to 64 px" in note for note in summary.notes)
+    image = PreparedDataset.load(tmp_path / "out").images("train")[0]
+    assert image[:6].std() < image[8:20, 8:20].std()  # a frame of one colour
+
+
+def test_the_scale_is_kept_right_without_a_common_one(tmp_path: Path) -> None:
+    source = cells(tmp_path / "in", {"one": 0.2, "two": 0.1}, {"one": 64, "two": 128})
+    table = pd.read_csv(source / "metadata.csv")
+    table.loc[table["um_per_pixel"] == 0.2, "um_per_pixel"] = None
+    table.to_csv(source / "metadata.csv", index=False)
+    prepare(source, tmp_path / "out", resolution=32, um_per_pixel=0.2)
+    rows = by_file(PreparedDataset.load(tmp_path / "out"))
+    np.testing.assert_allclose(rows["um_per_pixel"].astype(float), 0.4)
+    with pytest.raises(InputError, match="scale of 12 images is not known"):
+        prepare(source, tmp_path / "none", to_um_per_pixel=0.2)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"um_per_pixel": 0.0}, "--um-per-pixel 0 is no scale"),
+        ({"um_per_pixel": 0.1, "to_um_per_pixel": 0.0}, "--to-um-per-pixel 0 is no scale"),
+        ({"to_um_per_pixel": float("nan")}, "is no scale"),
+        ({"to_um_per_pixel": 0.1, "crop": "pad"}, "leave one out"),
+        ({"stain": "macenco"}, "Did you mean 'macenko'"),
+    ],
+)
+def test_impossible_scales_and_stains(
+    source: Path, tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        prepare(source, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", stain.STAINS)
+def test_stain_is_normalised_to_the_train_images_alone(tmp_path: Path, name: str) -> None:
+    source = cells(tmp_path / "in", {"one": 0.2, "two": 0.21}, {"one": 64, "two": 64}, column=False)
+    plain = PreparedDataset.load(prepare(source, tmp_path / "plain", resolution=64).root)
+    summary = prepare(source, tmp_path / "out", resolution=64, stain=name)
+    data = PreparedDataset.load(tmp_path / "out")
+    assert data.fingerprint == plain.fingerprint
+    reference = stain.reference_of(name, plain.images("train")[:])
+    assert data.info["stain"] == {"name": name, "reference": reference}
+    assert plain.info["stain"] is None
+    for split in ("train", "test"):
+        for before, after in zip(plain.images(split)[:], data.images(split)[:], strict=True):
+            try:
+                expected = stain.normalise(name, before, reference)
+            except InputError:
+                expected = before
+            np.testing.assert_array_equal(after, expected)
+    assert not any("stayed as they were" in note for note in summary.notes) or name == "macenko"
+
+
+def test_an_image_of_one_colour_stays_as_it_is_and_is_named(source: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((40, 40, 3), (200, 150, 180), dtype=np.uint8)).save(source / "a/flat.png")
+    Image.fromarray(np.array([[[120, 60, 150]]], dtype=np.uint8)).save(source / "b/pixel.png")
+    summary = prepare(source, tmp_path / "out", stain="macenko", resolution=32)
+    notes = "\n".join(summary.notes)
+    assert "2 images were not normalised by macenko" in notes
+    assert "a/flat.png: " in notes and "b/pixel.png: " in notes
+
+
+def test_rendered_images_still_say_so_after_normalisation(tmp_path: Path) -> None:
+    smear.write_source(tmp_path / "in", {"lymphocyte": 12, "neutrophil": 12}, 32, seed=0)
+    prepare(tmp_path / "in", tmp_path / "out", stain="macenko", to_um_per_pixel=1.0, resolution=32)
+    data = PreparedDataset.load(tmp_path / "out")
+    assert data.source == "rendered"
+    with Image.open(data.paths("train")[0]) as image:
+        assert image.info["source"] == "rendered"

@@ -20,6 +20,7 @@ from balancer.data.sources import IMAGE_SUFFIXES, TABLES, check_label, read_fold
 from balancer.data.wording import lines, number, some
 from balancer.errors import InputError
 from balancer.files import new_directory, refuse_existing, write_csv
+from balancer.imaging.cells import find_cells
 from balancer.imaging.crop import Box, crop
 from balancer.progress import note, stage, track
 
@@ -158,7 +159,7 @@ class _Cutter:
             if white is None:
                 return white_level(pixels)
             pixels = to_8_bits(pixels, white)
-        boxes = [(row["label"], box) for box in _cells(pixels)] if self.segment else one.boxes
+        boxes = [(row["label"], box) for box in find_cells(pixels)] if self.segment else one.boxes
         if not boxes:
             self.empty.append(file)
         text = PngInfo()
@@ -224,10 +225,3 @@ class _Cutter:
                 f"In {number(len(self.empty), 'field', 'fields')} no cell was found: {some(self.empty)}."
             )
         return notes
-
-
-def _cells(pixels: np.ndarray) -> list[Box]:
-    """Boxes of the cells that segmentation finds in a field, uint8 H×W×3."""
-    from balancer.imaging.segmentation import cells
-
-    return cells(pixels)

@@ -162,3 +162,38 @@ def test_where_it_may_not_read_or_write(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         crop_fields(root, tmp_path / "out")
     crop_fields(root, tmp_path / "out", overwrite=True)
+
+
+def blood(centres: list[tuple[int, int]], seed: int = 0, size: int = 160) -> np.ndarray:
+    """White cells at these centres (x, y) among red ones, by Beer and Lambert's law."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    density = np.zeros((size, size, 3))
+    for cx, cy in [(20, 80), (80, 20), (140, 80), (80, 140)]:
+        density += (np.hypot(y - cy, x - cx) < 9)[..., None] * np.array([0.05, 0.13, 0.12])
+    for cx, cy in centres:
+        density += (np.hypot(y - cy, x - cx) < 15)[..., None] * np.array([0.12, 0.10, 0.03])
+        density += (np.hypot(y - cy, x - cx) < 10)[..., None] * np.array([0.35, 0.65, 0.15])
+    light = np.array([245, 240, 235]) + rng.normal(0, 2, (size, size, 3))
+    return np.rint((light * 10**-density).clip(0, 255)).astype(np.uint8)
+
+
+def test_without_boxes_cells_are_found_by_segmentation_and_take_their_field_s_label(tmp_path: Path) -> None:
+    for label, centres in (("blast", [(40, 40), (118, 44)]), ("benign", [(80, 80)]), ("none", [])):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        Image.fromarray(blood(centres)).save(tmp_path / "in" / label / "f.png")
+    crops = crop_fields(tmp_path / "in", tmp_path / "out")
+    assert crops.found_by == "segmentation" and crops.counts == {"benign": 1, "blast": 2}
+    assert any("In 1 field no cell was found: none/f.png" in sentence for sentence in crops.notes)
+    table = pd.read_csv(tmp_path / "out/metadata.csv")
+    assert table.groupby("label")["field_id"].unique().map(list).to_dict() == {
+        "benign": ["benign/f.png"],
+        "blast": ["blast/f.png"],
+    }
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    Image.fromarray(blood([(80, 80)])).save(loose / "f.png")
+    assert crop_fields(loose, tmp_path / "out2").counts == {"unlabelled": 1}
+    Image.fromarray(np.full((50, 60, 3), 220, dtype=np.uint8)).save(loose / "f.png")
+    with pytest.raises(InputError, match="no cell is left to crop"):
+        crop_fields(loose, tmp_path / "out3")

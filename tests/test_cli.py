@@ -69,6 +69,26 @@ def test_inspect_finds_no_leak(place):
     assert found["imbalance_ratio"] > 2
 
 
+class MeanColours:
+    name, sha256, dimension = "mean-colours", "0" * 64, 3
+
+    def __call__(self, images):
+        return images.mean((1, 2)).astype("float32")
+
+
+def test_inspect_ranks_the_labels(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("balancer.quality.features.inception", lambda device: MeanColours())
+    args = ["inspect", place / "data", "--labels", "--out", tmp_path / "labels"]
+    said = call(balancer, *args).stdout
+    assert "rendered cells" in said and f"{tmp_path / 'labels/labels.html'}" in said
+    table = pd.read_csv(tmp_path / "labels/labels.csv")
+    assert len(table) == 180 and table["rank"].tolist() == list(range(1, 181))
+    assert "exists already" in call(balancer, *args, code=2).stderr
+    found = json.loads(call(balancer, *args, "--overwrite", "--json").stdout)
+    assert found["leaks"] == [] and found["labels"]["judged"] == 180
+    assert len(found["labels"]["suspects"]) == found["labels"]["suspect"] == table["suspect"].sum()
+
+
 def test_synth_writes_provenance_and_a_gate(place):
     table = pd.read_csv(place / "syn/train/metadata.csv")
     assert len(table) == 12
@@ -153,6 +173,8 @@ def test_compare_concludes_and_report_computes_the_same_again(place, tmp_path):
         (["prepare", "{place}/source", "--out", "{place}/new", "--limit", "CL=3"], "Did you mean 'CLL'"),
         (["prepare", "{place}/source", "--out", "{place}/new", "--limit", "CLL"], "LABEL=N"),
         (["inspect", "{place}"], "no prepared dataset"),
+        (["inspect", "{place}/data", "--out", "{place}/new"], "give --labels too"),
+        (["inspect", "{place}/data", "--labels", "--out", "{place}/data"], "is or contains"),
         (["train", "--data", "{place}/syn", "--out", "{place}/new"], "synthetic set"),
         (["train", "--data", "{place}/data", "--device", "cuda:7"], "no device 'cuda:7'"),
     ],

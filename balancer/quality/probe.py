@@ -28,6 +28,17 @@ class Probe:
         return float(np.mean([model.predict(features) == label for model in self.models]))
 
 
+def fit_linear(
+    x: np.ndarray, y: np.ndarray, seed: int, components: int = COMPONENTS, C: float = 0.1
+) -> Pipeline:
+    """Class-weighted logistic regression (penalty 1/C) on up to `components` whitened principal components of x, N×d."""
+    return make_pipeline(
+        StandardScaler(),
+        PCA(min(components, len(x) - 1, x.shape[1]), whiten=True, svd_solver="randomized", random_state=seed),
+        LogisticRegression(C=C, class_weight="balanced", max_iter=1000),
+    ).fit(x, y)
+
+
 def fit(features: Mapping[str, np.ndarray], seed: int) -> Probe | None:
     """Cross-fit a class-weighted logistic regression on the principal components of real features N×d by class.
 
@@ -41,16 +52,7 @@ def fit(features: Mapping[str, np.ndarray], seed: int) -> Probe | None:
     folds = min(FOLDS, *(len(rows) for rows in usable.values()))
     models, predicted = [], np.empty_like(y)
     for train, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y):
-        model = make_pipeline(
-            StandardScaler(),
-            PCA(
-                min(COMPONENTS, len(train) - 1, x.shape[1]),
-                whiten=True,
-                svd_solver="randomized",
-                random_state=seed,
-            ),
-            LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000),
-        ).fit(x[train], y[train])
+        model = fit_linear(x[train], y[train], seed)
         predicted[held_out] = model.predict(x[held_out])
         models.append(model)
     recognised = {

@@ -17,8 +17,9 @@ import click
 from balancer.errors import InputError
 
 if TYPE_CHECKING:
-    from balancer.data import Findings
+    from balancer.data import Findings, PreparedDataset
     from balancer.quality.gate import Judgement
+    from balancer.quality.labels import LabelCheck
     from balancer.synth import Synthesis
 
 PATH = click.Path(path_type=Path)
@@ -224,20 +225,52 @@ def crop(source: Path, out: Path | None, overwrite: bool, as_json: bool) -> None
 
 @balancer.command()
 @click.argument("data", type=PATH, metavar="DATA")
+@click.option("--labels", is_flag=True, help="Also judge the labels: a ranked list of suspects and a page with pictures.")
+@click.option("--out",       type=PATH, metavar="DIR",  help="Folder for what --labels finds.  [default: new under ./runs]")
+@click.option("--overwrite", is_flag=True,              help="Replace an output that exists.")
 @json_option
 @click.pass_context
-def inspect(ctx: click.Context, data: Path, as_json: bool) -> None:
-    """Find leaks, duplicates and shortcuts in DATA; exit 2 on a leak."""
-    from balancer.data import PreparedDataset
+def inspect(ctx: click.Context, data: Path, labels: bool, out: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Find leaks, duplicates and shortcuts in DATA; exit 2 on a leak. With --labels, suspect labels too."""
+    from balancer.data import PreparedDataset, new_output
     from balancer.data import inspect as run
+    from balancer.files import refuse_existing
 
-    findings = run(PreparedDataset.load(data))
+    if (out or overwrite) and not labels:
+        raise InputError("--out and --overwrite are for what --labels writes; give --labels too.")
+    dataset, check = PreparedDataset.load(data), None
+    out = out or new_output(f"labels-{data.resolve().name}")
+    refuse_existing(out, overwrite, [data])
+    findings = run(dataset)
+    if labels:
+        check = _check_labels(dataset, out, overwrite)
     if as_json:
-        show(findings.to_json())
+        show(findings.to_json() | ({"labels": check.to_json() | {"out": str(out)}} if check else {}))
     else:
         _say_findings(findings)
+        if check:
+            _say_labels(check, out)
     if findings.leaks:
         ctx.exit(2)
+
+
+def _check_labels(dataset: PreparedDataset, out: Path, overwrite: bool) -> LabelCheck:
+    from balancer.devices import choose_device
+    from balancer.quality.features import inception
+    from balancer.quality.labels import check_labels
+    from balancer.quality.labels_page import write_labels
+
+    check = check_labels(dataset, inception(choose_device(None)))
+    write_labels(check, out, overwrite)
+    return check
+
+
+def _say_labels(check: LabelCheck, out: Path) -> None:
+    say(check.notes)
+    click.echo(f"Suspect labels: {len(check.suspects)} of {len(check.table)} images, test included. Reasons to look, not corrections; the least believable:")
+    for row in check.suspects.head(10).itertuples():
+        click.echo(f"  {row.rank} {row.file_name}: {row.label} {row.p_label:.3f}, {row.suggested} {row.p_suggested:.3f}")
+    click.echo(f"With pictures: {out / 'labels.html'}; all images, ranked: {out / 'labels.csv'}")
 
 
 def _say_counts(counts: dict[str, dict[str, int]]) -> None:

@@ -223,6 +223,23 @@ def crop(source: Path, out: Path | None, overwrite: bool, as_json: bool) -> None
     click.echo(f"Crops: {crops.root} ({sum(crops.counts.values())} cells of {crops.fields} fields, found by {crops.found_by})")
 
 
+@balancer.command("segment")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@out_options
+@click.option("--um-per-pixel", type=POSITIVE, metavar="X", help="Width of a pixel in µm; without it lengths are in pixels.")
+def segment_cells(paths: tuple[str, ...], out: Path | None, overwrite: bool, um_per_pixel: float | None) -> None:
+    """Find nucleus and cytoplasm of the central white cell, and measure them.
+
+    PATH: image files, folders or globs. Writes a mask per image (white nucleus, grey cytoplasm) and morphology.csv.
+    """
+    from balancer.data import expand_paths, new_output
+    from balancer.segment import MORPHOLOGY, segment_files
+
+    result = segment_files(expand_paths(paths), out or new_output("segmented"), um_per_pixel, overwrite)
+    empty = "".join(f", {n} with {flag}" for flag, n in result.flags.items())
+    click.echo(f"Masks: {result.out} ({result.images} images{empty}); measurements in {result.out / MORPHOLOGY}")
+
+
 @balancer.command()
 @click.argument("data", type=PATH, metavar="DATA")
 @click.option("--labels", is_flag=True, help="Also judge the labels: a ranked list of suspects and a page with pictures.")

@@ -17,7 +17,13 @@ import pandas as pd
 from balancer.errors import InputError
 
 _ASIDE = ".hemabalance-aside-"
-_MARKS = ("dataset.json", "config.json", "report.json", "metadata.csv")  # one of them lies in every output
+_MARKS = (
+    "dataset.json",
+    "config.json",
+    "report.json",
+    "metadata.csv",
+    "morphology.csv",
+)  # one of them lies in every output
 
 
 def refuse_existing(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:

@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -24,6 +26,7 @@ from skimage.filters.rank import median
 from skimage.segmentation import watershed
 
 from balancer.errors import InputError
+from balancer.imaging.crop import Box
 
 NUCLEUS, CYTOPLASM = 255, 128
 """Grey levels of a mask; all else is 0."""
@@ -32,7 +35,8 @@ Flag = Literal["", "no cell", "no nucleus"]
 
 _SIDES = (64, 192)  # images whose longer side lies between are worked on as they are, others at _SIDE
 _SIDE = 128
-_CHUNK = 32  # images at a time: the dynamic programming is one array operation for all of them
+_FIELD_SIDE = 384  # of fields, in which a nucleus is smaller
+_CHUNK = 16  # images at a time: the dynamic programming is one array operation for all of them
 _FLAT = 0.06  # mean darkness, as a share of full scale, by which a cell at least differs from background
 _NUCLEAR = 0.3  # difference of optical densities (natural) in green and blue by which a nucleus differs from all else,
 _PALE, _PURPLE = 0.07, 0.55  # or, pale, by so much if that is so large a share of its density in green
@@ -93,34 +97,82 @@ def segment(images: Array | Sequence[Array]) -> list[Segmentation] | Segmentatio
     if isinstance(images, np.ndarray) and images.ndim == 3:
         return segment([images])[0]
     given = list(images)
-    for image in given:
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-            raise InputError("Images to segment must be uint8; scale deeper ones to 8 bits first.")
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise InputError(
-                f"An image to segment has the shape {image.shape}; give H×W×3 with at least one pixel."
-            )
-    working = [_to_working_size(image) for image in given]
-    found: list[Segmentation | None] = [None] * len(given)
+    working = [_to_working_size(_checked(image)) for image in given]
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, image in enumerate(working):
         by_shape.setdefault(image.shape, []).append(i)
-    for members in by_shape.values():
-        for start in range(0, len(members), _CHUNK):
-            part = members[start : start + _CHUNK]
-            for i, result in zip(part, _segment_alike(np.stack([working[i] for i in part])), strict=True):
-                found[i] = _to_size(result, given[i].shape[0], given[i].shape[1])
-    return [result for result in found if result is not None]
+    parts = [
+        members[start : start + _CHUNK]
+        for members in by_shape.values()
+        for start in range(0, len(members), _CHUNK)
+    ]
+    found: dict[int, Segmentation] = {}
+    with ThreadPoolExecutor(
+        os.cpu_count()
+    ) as pool:  # most of it is spent in code that lets other threads run
+        for part, results in zip(
+            parts,
+            pool.map(lambda part: _segment_alike(np.stack([working[i] for i in part])), parts),
+            strict=True,
+        ):
+            found |= dict(zip(part, results, strict=True))
+    return [_to_size(found[i], *image.shape[:2]) for i, image in enumerate(given)]
+
+
+def cells(field: Array) -> list[Box]:
+    """Boxes of the white cells of a field, uint8 H×W×3 in [0, 255], from the top; none where no nucleus is found.
+
+    A box surrounds a nucleus, touching ones parted by a watershed, and a third of the nucleus's radius on every side
+    for the cytoplasm, which it may cut where there is much of it. What is smaller than a quarter of the field's usual
+    nucleus (platelets, debris) is left out; the lobes of a nucleus whose bridges are not seen count as nuclei.
+    """
+    working = _resized(_checked(field), min(max(field.shape[:2]), _FIELD_SIDE))
+    stained = _stained(_planes(working[None])[0])
+    if isinstance(stained, str):
+        return []
+    labels, _ = _opened(stained)
+    markers, heights = _peaks(labels > 0)
+    labels = watershed(-heights, markers, mask=labels > 0)
+    areas = np.bincount(labels.ravel())[1:]
+    usual = np.median(areas[areas >= 0.25 * areas.max()]) if areas.size else 0
+    zoom = field.shape[0] / working.shape[0], field.shape[1] / working.shape[1]
+    boxes = []
+    for area, place in zip(areas, ndimage.find_objects(labels), strict=True):
+        if area >= max(usual / 4, 9):
+            margin = np.sqrt(area / np.pi) / 3
+            top, left = (max(0.0, at.start - margin) for at in place)
+            bottom, right = (
+                min(at.stop + margin, side) for at, side in zip(place, labels.shape, strict=True)
+            )
+            boxes.append(
+                Box(left * zoom[1], top * zoom[0], (right - left) * zoom[1], (bottom - top) * zoom[0])
+            )
+    return sorted(boxes, key=lambda box: (box.top, box.left))
+
+
+def _checked(image: Array) -> Array:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        raise InputError("Images to segment must be uint8; scale deeper ones to 8 bits first.")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(
+            f"An image to segment has the shape {image.shape}; give H×W×3 with at least one pixel."
+        )
+    return image
 
 
 def _to_working_size(image: Array) -> Array:
     longer = max(image.shape[:2])
-    if _SIDES[0] <= longer <= _SIDES[1]:
+    return image if _SIDES[0] <= longer <= _SIDES[1] else _resized(image, _SIDE)
+
+
+def _resized(image: Array, longer: int) -> Array:
+    """Bring the longer side of uint8 H×W×3 to `longer` pixels."""
+    now = max(image.shape[:2])
+    if now == longer:
         return image
-    size = [max(1, round(side * _SIDE / longer)) for side in (image.shape[1], image.shape[0])]
-    return np.asarray(
-        Image.fromarray(np.ascontiguousarray(image)).resize((size[0], size[1]), Image.Resampling.BILINEAR)
-    )
+    height, width = (max(1, round(side * longer / now)) for side in image.shape[:2])
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _to_size(result: Segmentation, height: int, width: int) -> Segmentation:
@@ -200,18 +252,33 @@ def _otsu(values: Array, bins: int = 128) -> float:
     return low + (int(np.nan_to_num(between).argmax()) + 0.5) * (high - low) / (bins - 1)
 
 
-def _seed(planes: _Planes) -> _Seed | Flag:
-    """Find the central nucleus, or say what is missing."""
+def _stained(planes: _Planes) -> Array | Flag:
+    """What is stained as nuclei are, bool H×W, or what is missing."""
     dark = planes.darkness > _otsu(planes.darkness)
     if not dark.any() or planes.darkness[dark].mean() - planes.darkness[~dark].mean() < _FLAT:
         return "no cell"
     stained = planes.nuclear > _otsu(planes.nuclear)
+    if not stained.any():
+        return "no nucleus"
     contrast = float(planes.nuclear[stained].mean() - planes.nuclear[~stained].mean())
     green = -np.log(np.maximum(planes.transmission[1][stained], 0.03))
     if contrast < _NUCLEAR and (contrast < _PALE or planes.nuclear[stained].sum() < _PURPLE * green.sum()):
         return "no nucleus"
+    return stained
+
+
+def _opened(stained: Array) -> tuple[Array, int]:
+    """Parts of a region after an opening by which they stay apart: labels and their number."""
     labels, count = ndimage.label(ndimage.binary_erosion(stained))
-    labels = ndimage.grey_dilation(labels, footprint=_CROSS) * stained  # an opening whose parts stay apart
+    return ndimage.grey_dilation(labels, footprint=_CROSS) * stained, count
+
+
+def _seed(planes: _Planes) -> _Seed | Flag:
+    """Find the central nucleus, or say what is missing."""
+    stained = _stained(planes)
+    if isinstance(stained, str):
+        return stained
+    labels, count = _opened(stained)
     if not count:
         return "no nucleus"
 
@@ -238,7 +305,10 @@ def _seed(planes: _Planes) -> _Seed | Flag:
 
 
 def _distance(region: Array) -> Array:
-    return ndimage.distance_transform_edt(~region)
+    """Distance to a region in pixels, float H×W, by every other pixel: a quarter of the time, exact enough here."""
+    coarse = 2 * ndimage.distance_transform_edt(~region[::2, ::2]).astype(np.float32)
+    fine = coarse.repeat(2, 0).repeat(2, 1)[: region.shape[0], : region.shape[1]]
+    return np.where(region, 0, fine)
 
 
 _WINDOW = np.ones((7, 7), np.uint8)
@@ -260,7 +330,7 @@ def _central(labels: Array, count: int) -> tuple[Array, Array, Array, int]:
 
 def _peaks(region: Array) -> tuple[Array, Array]:
     """Markers, one for each round part of a region, and the smoothed distance transform that they are peaks of."""
-    heights = ndimage.gaussian_filter(ndimage.distance_transform_edt(region), 1)
+    heights = ndimage.gaussian_filter(ndimage.distance_transform_cdt(region).astype(np.float32), 1)
     summits = (heights == ndimage.maximum_filter(heights, 7)) & (heights > max(2.5, 0.5 * heights.max()))
     markers, _ = ndimage.label(ndimage.binary_dilation(summits))
     return markers, heights
@@ -376,7 +446,17 @@ def _largest_around(region: Array, nucleus: Array) -> Array:
         return nucleus
     held = np.bincount(labels[nucleus], minlength=count + 1)
     held[0] = 0
-    return ndimage.binary_fill_holes(labels == held.argmax())
+    return _filled(labels == held.argmax())
+
+
+def _filled(region: Array) -> Array:
+    """A region without holes, as `binary_fill_holes` makes it, in a tenth of the time."""
+    gaps, count = ndimage.label(~region)
+    outside = np.zeros(count + 1, bool)
+    for edge in (gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]):
+        outside[edge] = True
+    outside[0] = False
+    return ~outside[gaps]
 
 
 def _nucleus_within(cell: Array, planes: _Planes, seed: _Seed, box: tuple[slice, slice]) -> Array:

@@ -104,12 +104,18 @@ def check_labels(data: PreparedDataset, extractor: FeatureExtractor, seed: int =
         )
     rows, labels, probabilities = rows[judged], labels[judged], probabilities[judged]
     order, suspects = rank(labels, probabilities)
+    recall = _recall(data, classes, labels, probabilities)
+    if weak := [f"{label} ({r:.2f})" for label, r in recall.items() if r is not None and r < 0.5]:
+        notes.append(
+            f"Fewer than half are recognised of {', '.join(weak)}: what is listed of these classes, or taken for them, says "
+            "more about the probe than about the labels."
+        )
     return LabelCheck(
         data=data,
         features={"name": extractor.name, "sha256": extractor.sha256},
         seed=seed,
         table=_table(rows, labels, probabilities, classes, order, suspects),
-        recall=_recall(data, classes, labels, probabilities),
+        recall=recall,
         notes=tuple(notes),
     )
 

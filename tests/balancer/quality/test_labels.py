@@ -159,6 +159,16 @@ def test_a_page_without_suspects(make_dataset, tmp_path: Path) -> None:
     assert "<p>None." in (tmp_path / "out/labels.html").read_text()
 
 
+def test_a_probe_that_recognises_little_says_so(make_dataset, tmp_path: Path) -> None:
+    class Noise(MeanColours):
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            return np.random.default_rng(len(images)).normal(size=(len(images), 3)).astype(np.float32)
+
+    counts = {"train": dict.fromkeys("abcd", 30)}
+    (note,) = check_labels(make_dataset(tmp_path / "data", counts), Noise()).notes
+    assert note.startswith("Fewer than half are recognised of ") and "a (0." in note
+
+
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -184,3 +185,30 @@ def test_bad_input_gets_a_sentence_and_exit_code_2(place, args, sentence):
     assert sentence in result.stderr
     assert "Traceback" not in result.output
     assert not (place / "new").exists()
+
+
+def test_fields_are_cropped_prepared_at_one_scale_and_inspected(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "fields").mkdir()
+    (tmp_path / "fields/classes.txt").write_text("blast\nlymphocyte\n")
+    for i in range(8):
+        cells = rng.integers(40, 230, (12, 24, 3)).astype("uint8")
+        Image.fromarray(cells).resize((160, 80), Image.Resampling.BICUBIC).save(tmp_path / f"fields/f{i}.png")
+        boxes = "0 0.25 0.5 0.25 0.5\n1 0.75 0.5 0.25 0.5\n"
+        (tmp_path / f"fields/f{i}.txt").write_text(boxes + ("1 3 0.5 0.1 0.1\n" if i == 0 else ""))
+    result = call(balancer, "crop", tmp_path / "fields", "--out", tmp_path / "crops", code=2)
+    assert "f0.txt, line 3" in result.stderr and not (tmp_path / "crops").exists()
+    (tmp_path / "fields/f0.txt").write_text("0 0.25 0.5 0.25 0.5\n1 0.75 0.5 0.25 0.5\n1 1.5 0.5 0.1 0.1\n")
+    result = call(balancer, "crop", tmp_path / "fields", "--out", tmp_path / "crops", "--json")
+    crops = json.loads(result.stdout)
+    assert crops["counts"] == {"blast": 8, "lymphocyte": 8} and crops["found_by"] == "YOLO"
+    assert "lying outside" in result.stderr
+    scale = ["--um-per-pixel", 0.25, "--to-um-per-pixel", 0.5, "--resolution", 16]
+    for stain in ("reinhard", "clahe"):
+        call(balancer, "prepare", tmp_path / "crops", "--out", tmp_path / stain, *scale, "--stain", stain)
+    result = call(balancer, "inspect", tmp_path / "clahe")
+    assert "a nucleolus (1 to 2 µm) measures 2 to 4 px" in result.stdout
+    assert "Too coarse to show an Auer rod" in result.stdout
+    wrong = [*scale[:3], 0]
+    result = call(balancer, "prepare", tmp_path / "crops", "--out", tmp_path / "none", *wrong, code=2)
+    assert "is no scale" in result.stderr

@@ -6,6 +6,7 @@ what falls on it (Beer and Lambert). Values of 0 count as 1.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from skimage.color.colorconv import hed_from_rgb, rgb_from_hed
 from skimage.exposure import equalize_adapthist
 
 from balancer.errors import InputError, unknown_name
+
+# Colours of a lightness that CLAHE moved may lie outside of RGB; they are clipped.
+warnings.filterwarnings("ignore", "Conversion from CIE-LAB", UserWarning)
 
 Reference = dict[str, list[Any]]  # JSON values, each a statistic of `_STATISTICS`
 
@@ -62,8 +66,7 @@ def clahe(image: np.ndarray) -> np.ndarray:
     if np.ptp(lightness) < 1e-3:  # less than a grey level: nothing to stretch
         return image.copy()
     lab[..., 0] = 100 * equalize_adapthist(lightness.clip(0, 1))
-    with np.errstate(invalid="ignore"):
-        return _to_uint8(255 * lab2rgb(lab))
+    return _to_uint8(255 * lab2rgb(lab))
 
 
 def _reinhard_space(image: np.ndarray) -> np.ndarray:
@@ -98,7 +101,9 @@ def _macenko_statistics(image: np.ndarray) -> dict[str, np.ndarray]:
     pixels = image.reshape(-1, 3)
     brightness = pixels.sum(1)
     light = np.maximum(np.median(pixels[brightness >= np.quantile(brightness, _BRIGHT)], axis=0), 1)
-    density = _density(pixels, light)
+    density = np.maximum(
+        _density(pixels, light), 0
+    )  # what is brighter than the background, as a halo, is clear
     stained = density[np.linalg.norm(density, axis=1) >= _CLEAR]
     if len(stained) < _FEWEST:
         raise InputError(
@@ -110,8 +115,8 @@ def _macenko_statistics(image: np.ndarray) -> dict[str, np.ndarray]:
     angle = np.arctan2(stained @ plane[:, 1], stained @ plane[:, 0])
     extremes = np.percentile(angle, [_ALPHA, 100 - _ALPHA])
     stains = np.maximum([plane @ [np.cos(a), np.sin(a)] for a in extremes], 0)  # no stain makes light
-    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    if stains[0] @ stains[1] > np.cos(_APART):
+    stains /= np.maximum(np.linalg.norm(stains, axis=1, keepdims=True), 1e-9)
+    if not stains.any(1).all() or stains[0] @ stains[1] > np.cos(_APART):
         raise InputError("it has one stain only, where Macenko's method needs two")
     stains = stains[np.argsort(stains[:, 2])]  # azure lets blue through, eosin and haemoglobin do not
     strengths = np.percentile(_amounts(density, stains), _STRENGTH_PERCENTILE, axis=0)

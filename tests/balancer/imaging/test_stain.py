@@ -98,6 +98,18 @@ def test_macenko_refuses_what_has_no_two_stains() -> None:
         stain.normalise("macenco", ONE_COLOUR, {})
 
 
+def test_what_is_brighter_than_the_background_is_no_stain() -> None:
+    image = smear(5, light=180)
+    reference = stain.reference_of("macenko", [image])
+    image[3] = (255, 120, 255)  # a reflection, darker in green alone
+    image[40, :30] = 255
+    found = stain.macenko(image, reference)
+    assert np.abs(found[10:38].astype(int) - image[10:38]).mean() < 5
+    for seed in range(200):
+        noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+        assert stain.macenko(noise, reference).shape == noise.shape
+
+
 def test_varying_by_nothing_changes_nothing_and_a_shift_is_beer_and_lambert() -> None:
     images = np.maximum(np.stack([smear(0), smear(1)]), 1)
     unit, none = np.ones((2, 3)), np.zeros((2, 3))

@@ -425,12 +425,19 @@ def _closed_paths(cost: Array) -> Array:
 
 def _within(radii: Array, centre: tuple[float, float], shape: tuple[int, ...]) -> Array:
     """The region that an outline encloses, bool H×W."""
-    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    reach = radii.max()
+    box = tuple(
+        slice(max(0, int(at - reach)), min(side, int(at + reach) + 2))
+        for at, side in zip(centre, shape, strict=True)
+    )
+    rows, columns = np.ogrid[box]
     y, x = (rows - centre[0]).astype(np.float32), (columns - centre[1]).astype(np.float32)
     ray = np.arctan2(y, x) % np.float32(2 * np.pi) * np.float32(_RAYS / (2 * np.pi))
     before = ray.astype(int) % _RAYS
     share = ray - np.floor(ray)
-    return np.hypot(y, x) <= (1 - share) * radii[before] + share * radii[(before + 1) % _RAYS]
+    inside = np.zeros(shape, bool)
+    inside[box] = np.hypot(y, x) <= (1 - share) * radii[before] + share * radii[(before + 1) % _RAYS]
+    return inside
 
 
 def _box(region: Array) -> tuple[slice, slice]:

@@ -42,8 +42,8 @@ class Structure:
         return self.width / um_per_pixel >= SEEN * (1 - 1e-9)
 
 
-# Sizes on a dried and stained smear, as textbooks of haematology describe them beside a red cell of 7 to 8 µm (Bain,
-# *Blood Cells*; the rods also Ackerman 1950, Blood 5:847): a round nucleolus of a blast; a needle in a myeloblast.
+# Rough sizes on a dried and stained smear, in the proportions that textbooks of haematology describe beside a red cell of
+# 7 to 8 µm (Bain, *Blood Cells*): a round nucleolus of a blast; a needle in a myeloblast.
 STRUCTURES = (Structure("a nucleolus", 1.0, 1.0, 2.0), Structure("an Auer rod", 0.5, 3.0, 5.0))
 
 

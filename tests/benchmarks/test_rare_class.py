@@ -123,7 +123,7 @@ def test_the_whole_study_then_nothing_is_left_to_do(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(rare_class, "inception", Colours)
     tiny, root = study(tmp_path), tmp_path / "out"
     assert do_all(tiny, root) == [
-        "1 families", "2 measures", "5 0.048 kimg", "5 macro-F1"
+        "1 families", "2 measures", "5 macro-F1", "5 0.048 kimg", "5 macro-F1 at 0.048 kimg"
     ]  # fmt: skip
     assert do_all(tiny, root) == []
 

@@ -26,9 +26,7 @@ from skimage.measure import label, perimeter_crofton, regionprops
 from skimage.morphology import disk, local_maxima, reconstruction
 
 from balancer.errors import InputError
-
-NUCLEUS, CYTOPLASM = 255, 128
-"""Grey levels of a mask; all else is 0."""
+from balancer.imaging.masks import CYTOPLASM, NUCLEUS
 
 LEUCOCYTE_UM = 12.0
 _NECK = 0.9  # of the smaller lobe's width: where the nucleus is narrower, one lobe ends and another begins

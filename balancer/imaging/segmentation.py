@@ -27,9 +27,7 @@ from skimage.segmentation import watershed
 
 from balancer.errors import InputError
 from balancer.imaging.crop import Box
-
-NUCLEUS, CYTOPLASM = 255, 128
-"""Grey levels of a mask; all else is 0."""
+from balancer.imaging.masks import CYTOPLASM, NUCLEUS
 
 Flag = Literal["", "no cell", "no nucleus"]
 

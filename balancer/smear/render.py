@@ -16,13 +16,11 @@ import numpy as np
 import pandas as pd
 
 from balancer.errors import InputError
+from balancer.imaging.masks import CYTOPLASM, NUCLEUS
 from balancer.smear.parameters import MAX_LOBES
 
 FIELD_UM = 24.0
 """Side of the rendered field."""
-
-NUCLEUS, CYTOPLASM = 255, 128
-"""Grey levels of a mask; all else is 0."""
 
 DYES = np.array(
     [

@@ -2,7 +2,7 @@
 
     python -m benchmarks.imaging [PART …] [--sets DIR]
 
-PART: segmentation, morphology, scale, stain, duplicates; all without any. DIR holds the real image sets (default:
+PART: segmentation, morphology, stain, duplicates, labels; all without any. DIR holds the real image sets (default:
 $HEMABALANCE_REAL_DATA, else ../shared/data); a part says what it could not find there.
 """
 
@@ -13,7 +13,7 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-PARTS = ("segmentation", "morphology", "scale", "stain", "duplicates")
+PARTS = ("segmentation", "morphology", "stain", "duplicates", "labels")
 
 
 def main() -> None:

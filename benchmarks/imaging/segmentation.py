@@ -16,7 +16,8 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 from skimage.segmentation import find_boundaries
 
-from balancer.imaging.segmentation import CYTOPLASM, NUCLEUS, segment
+from balancer.imaging.masks import CYTOPLASM, NUCLEUS
+from balancer.imaging.segmentation import segment
 from balancer.smear import CLASSES, draw_cells, render
 
 Array = np.ndarray
@@ -130,7 +131,8 @@ def table(sets: Path) -> str:
     lines += _rows("rendered", *_rendered(), _both)
     lines += [
         "",
-        "Hold-out half: that half of segwbc on which the constants were not chosen; its pictures were looked at as the others were. The masks of all_idb2, given as nuclei, "
+        "Hold-out half: the half of segwbc on which the constants were not scanned; the channel and the way to threshold were "
+        "chosen with all of the set in view. The masks of all_idb2, given as nuclei, "
         "enclose the cytoplasm of mature cells too, so that they are compared with both regions.",
     ]
     if missing:

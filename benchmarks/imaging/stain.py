@@ -10,7 +10,8 @@ from PIL import Image
 
 from balancer.errors import InputError
 from balancer.imaging import stain
-from balancer.imaging.segmentation import NUCLEUS, segment
+from balancer.imaging.masks import NUCLEUS
+from balancer.imaging.segmentation import segment
 from balancer.progress import track
 
 # The reference is of another laboratory's images (PBC), as where scanners are mixed; none of the judged images is in it.

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from balancer.errors import InputError
-from balancer.imaging.segmentation import CYTOPLASM, NUCLEUS, cells, segment
+from balancer.imaging.masks import CYTOPLASM, NUCLEUS
+from balancer.imaging.segmentation import cells, segment
 from balancer.smear import draw_cells, render
 
 BACKGROUND, PLASM, CHROMATIN, RED_CELL = (235, 225, 215), (190, 175, 205), (85, 45, 120), (215, 175, 165)

@@ -15,9 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from balancer.errors import InputError
+from balancer.imaging.masks import CYTOPLASM, NUCLEUS
 from balancer.smear import CLASSES, FIELD_UM, LEUKAEMIAS, describe, draw_cells, render, write_source
 from balancer.smear.parameters import CELL_TYPES, CONTINUOUS
-from balancer.smear.render import CYTOPLASM, NUCLEUS
 
 
 @pytest.fixture(scope="module")

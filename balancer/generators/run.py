@@ -28,7 +28,7 @@ from balancer.generators.checkpoints import (
     to_uint8,
 )
 from balancer.generators.config import GeneratorConfig
-from balancer.generators.diversity import collapsed, diversity, is_best
+from balancer.generators.diversity import diversity, is_best, troubles
 from balancer.generators.protocol import GeneratorFamily
 from balancer.generators.seeds import derive
 from balancer.generators.transfer import Source, seen_with
@@ -117,16 +117,16 @@ class RunFolder:
         restore_state(tensors, adversaries.modules, adversaries.optimizers, state)
         return int(about["step"])
 
-    def settle(self, adversaries: Adversaries, step: int) -> dict[str, float]:
-        """Make the folder agree with the checkpoint of that step again; returns the classes that had collapsed."""
+    def settle(self, adversaries: Adversaries, step: int) -> dict[str, str]:
+        """Make the folder agree with the checkpoint of that step again; returns what had gone wrong (`troubles`)."""
         lines = [line for line in self.metrics() if line["step"] <= step]
         self._write_metrics(lines)
         if lines:
             self._derive(adversaries, lines, self._samples(adversaries))
-        return collapsed(lines)
+        return troubles(lines)
 
-    def tick(self, adversaries: Adversaries, line: dict[str, Any]) -> dict[str, float]:
-        """Write the line of metrics, with each class's diversity, and the checkpoint; returns what has collapsed."""
+    def tick(self, adversaries: Adversaries, line: dict[str, Any]) -> dict[str, str]:
+        """Write the line of metrics, with each class's diversity, and the checkpoint; returns what is wrong (`troubles`)."""
         samples = self._samples(adversaries)
         spreads = {label: diversity(images, self.real[label]) for label, images in samples.items()}
         lines = [*self.metrics(), line | {"diversity": spreads}]
@@ -134,7 +134,7 @@ class RunFolder:
         state = collect_state(adversaries.modules, adversaries.optimizers)
         save_tensors(self.path / "state.safetensors", state, self._about(line))
         self._derive(adversaries, lines, samples)
-        return collapsed(lines)
+        return troubles(lines)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""

@@ -85,10 +85,10 @@ def train(
     real = {label: spread(batches.views(data.class_index(label), REAL)) for label in about["known"]}
     run = RunFolder(out, family, config, about, real)
     start = run.restore(adversaries) if resume else 0
-    fallen = run.settle(adversaries, start) if resume and writes else {}
-    if config.stop_on_collapse and any_process(bool(fallen), device):
+    wrong = run.settle(adversaries, start) if resume and writes else {}
+    if config.stop_on_collapse and any_process(bool(wrong), device):
         if writes:
-            _end(run, f"{', '.join(fallen)} had collapsed; resume without stop_on_collapse to go on")
+            _end(run, f"{', '.join(wrong)}; resume without stop_on_collapse to go on")
         return out
     if start >= config.steps:
         kimg = start * config.batch_size / 1000
@@ -118,14 +118,12 @@ def train(
         line = {"step": done, "kimg": round(done * config.batch_size / 1000, 3)} | means
         speed = (done - since) * config.batch_size / (time.monotonic() - clock)
         if writes:
-            before, fallen = fallen, run.tick(adversaries, line | {"images_per_second": round(speed, 1)})
-            for label in [label for label in fallen if label not in before]:
-                note(
-                    f"The images of class {label} have collapsed: they are {fallen[label]:.0%} as varied as real ones."
-                )
-        if config.stop_on_collapse and any_process(bool(fallen), device):
+            before, wrong = wrong, run.tick(adversaries, line | {"images_per_second": round(speed, 1)})
+            for reason in [reason for reason in wrong if reason not in before]:
+                note(wrong[reason])
+        if config.stop_on_collapse and any_process(bool(wrong), device):
             if writes:
-                _end(run, f"{', '.join(fallen)} collapsed")
+                _end(run, ", ".join(wrong))
             break
         totals, since, clock = {}, done, time.monotonic()
     group.wait_for_everyone()

@@ -13,7 +13,7 @@ import torch
 
 from balancer.generators import GeneratorConfig, load_generator, stylegan2_ada, train, training
 from balancer.generators.checkpoints import load_tensors
-from balancer.generators.diversity import collapsed, diversity, is_best, spread
+from balancer.generators.diversity import collapsed, diversity, is_best, spread, troubles
 
 CONFIG = GeneratorConfig(kimg=0.12, batch_size=8, ticks=5, channel_base=128, channel_max=16, latent=16)
 COUNTS = {"train": {"a": 30, "b": 6}}
@@ -24,7 +24,7 @@ def flat(*levels: int, side: int = 32) -> np.ndarray:
 
 
 def line(kimg: float, **diversity: float | None) -> dict:
-    return {"kimg": kimg, "diversity": diversity}
+    return {"kimg": kimg, "real_sign": 0.6, "diversity": diversity}
 
 
 def test_spread_is_the_mean_distance_between_two_images():
@@ -85,6 +85,14 @@ def test_the_best_is_the_last_of_those_about_as_varied_as_the_most_varied():
     assert [is_best(lines[: k + 1]) for k in range(6)] == [True, True, True, True, False, False]
     assert is_best([line(0, a=1.1), line(1, a=1.0)])
     assert is_best([line(0), line(1)])
+
+
+def test_a_discriminator_that_knows_all_real_images_is_trouble_and_no_best_checkpoint():
+    lines = [line(k, a=1.0) | {"real_sign": sign} for k, sign in enumerate((0.6, 0.98, 0.996, 1.0))]
+    assert troubles([]) == troubles(lines[:3]) == {}
+    assert list(troubles(lines)) == ["the discriminator overfitted"]
+    assert "by heart (mean sign 1.00" in troubles(lines)["the discriminator overfitted"]
+    assert [is_best(lines[: k + 1]) for k in range(4)] == [True, True, False, False]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +159,7 @@ def test_a_collapse_ends_the_run_with_the_best_checkpoint(data, tmp_path, notes,
     healthy = train(data, replace(CONFIG, kimg=0.048, ticks=2), tmp_path / "healthy")
     sabotage("collapse")
     run = train(data, config, tmp_path / "run")
-    assert "a, b collapsed" in notes[-1]
+    assert "a collapsed, b collapsed" in notes[-1]
     assert "the best checkpoint, of 0.048 kimg" in notes[-1]
     assert steps(run) == [3, 6, 9, 12]
     assert load_tensors(run / "state.safetensors")[1]["step"] == 12
@@ -161,7 +169,7 @@ def test_a_collapse_ends_the_run_with_the_best_checkpoint(data, tmp_path, notes,
 
     notes.clear()
     train(data, config, run, resume=True)
-    assert "had collapsed; resume without" in notes[-1]
+    assert "a collapsed, b collapsed" in notes[-1] and "resume without" in notes[-1]
     assert (steps(run), generator_step(run)) == ([3, 6, 9, 12], 6)
     train(data, CONFIG, run, resume=True)
     assert (steps(run), generator_step(run)) == ([3, 6, 9, 12, 15], 15)

@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from balancer.data.dataset import SPLITS, PreparedDataset
 from balancer.data.splits import few_images
 from balancer.imaging.duplicates import clusters, describe, pairs_of_described
+from balancer.imaging.same_cell import SIDE, pictures, same_cell_pairs
 from balancer.imaging.scale import SEEN, STRUCTURES
 from balancer.progress import stage, track
 
@@ -86,10 +87,11 @@ def inspect(data: PreparedDataset) -> Findings:
     rows["name"] = rows["split"] + "/" + rows["file_name"]
     seen = [_look(data, split) for split in SPLITS]
     described, colour, border = (np.concatenate([part[i] for part in seen]) for i in range(3))
+    shown = np.concatenate([part[4] for part in seen])
     rows["pixels"] = [digest for part in seen for digest in part[3]]
 
     exact = _equal_pairs(rows, "source_sha256") | _equal_pairs(rows, "pixels")
-    near = {(i, j) for i, j, _ in pairs_of_described(described)} - exact
+    near = ({(i, j) for i, j, _ in pairs_of_described(described)} | set(same_cell_pairs(shown))) - exact
     same = sorted(exact | near)
     cluster = clusters(len(rows), same)
     largest = np.flatnonzero(cluster == np.bincount(cluster).argmax()) if same else np.empty(0, dtype=int)
@@ -129,20 +131,30 @@ def inspect(data: PreparedDataset) -> Findings:
     return findings
 
 
-def _look(data: PreparedDataset, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Descriptions, mean colours, borders and pixel hashes of a split's images."""
+def _look(
+    data: PreparedDataset, split: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str], np.ndarray]:
+    """Descriptions, mean colours, borders, pixel hashes and small pictures of a split's images."""
     store = data.images(split)
     side = min(16, data.resolution)
     described, colour, border = [np.empty((0, side, side), dtype=np.float32)], [np.empty((0, 3))], []
     border.append(border_colours(np.empty((0, data.resolution, data.resolution, 3), dtype=np.uint8)))
     digests: list[str] = []
+    shown = [np.empty((0, SIDE, SIDE, 2), dtype=np.uint8)]
     for start in track(range(0, len(store), _CHUNK), f"Looking at {split}"):
         images = store[np.arange(start, min(start + _CHUNK, len(store)))]
         described.append(describe(images))
+        shown.append(pictures(images))
         colour.append(images.mean((1, 2)))
         border.append(border_colours(images))
         digests += [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
-    return np.concatenate(described), np.concatenate(colour), np.concatenate(border), digests
+    return (
+        np.concatenate(described),
+        np.concatenate(colour),
+        np.concatenate(border),
+        digests,
+        np.concatenate(shown),
+    )
 
 
 def border_colours(images: np.ndarray) -> np.ndarray:

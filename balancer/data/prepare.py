@@ -36,6 +36,7 @@ from balancer.errors import InputError, unknown_name
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from balancer.imaging import stain as stains
 from balancer.imaging.duplicates import describe, pairs_of_described
+from balancer.imaging.same_cell import pictures, same_cell_pairs
 from balancer.imaging.scale import to_scale, valid_scale
 from balancer.progress import note, stage, track
 
@@ -80,6 +81,7 @@ class _Decoded:
     source: str  # real | rendered
     flat: bool  # a deep image that the common scaling made nearly all black or all white
     described: np.ndarray  # for near-duplicates
+    shown: np.ndarray  # for the same cell elsewhere
 
 
 @dataclass(frozen=True)
@@ -160,14 +162,14 @@ def prepare(
             notes.append(f"A resolution of {resolution} px was chosen from the sizes of the images.")
         frame = _Frame(resolution, crop, to_um_per_pixel)
         (aside / _UNSORTED).mkdir()
-        table, described, skipped = _decode_all(
+        table, described, shown, skipped = _decode_all(
             rows, opened.kind, aside / _UNSORTED, frame, on_bad_image, notes
         )
         classes = tuple(sorted(opened.table["label"].unique()))
         _check_classes(source, classes, table, skipped, notes)
         kind = _kind(source, table)
 
-        near = [(i, j) for i, j, _ in pairs_of_described(described)]
+        near = sorted({*((i, j) for i, j, _ in pairs_of_described(described)), *same_cell_pairs(shown)})
         columns = [table[column].to_numpy() for column in (*group_by, "pixel_sha256")]
         table["group"] = _group_names(table, join_groups(columns, near, len(table)), group_by)
         duplicates = _exact_duplicates(table, notes)
@@ -341,12 +343,12 @@ def _decode_all(
     frame: _Frame,
     on_bad_image: str,
     notes: list[str],
-) -> tuple[pd.DataFrame, np.ndarray, list[tuple[str, str]]]:
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, list[tuple[str, str]]]:
     """Decode every image and write it to `folder/<row>.png`; deep ones in a second pass, with one white level.
 
     `kind` (real or rendered) holds for the images that say nothing of themselves; the PNG of a rendered image says it
     in turn. Returns the rows that could be read, with the column `row` and what `_Decoded` holds; the images'
-    descriptions; and the files skipped with the reasons. Raises InputError for an image that says synthetic.
+    descriptions and small pictures; and the files skipped with the reasons. Raises InputError for an image that says synthetic.
     """
     paths, files = table["path"].tolist(), table["source_file"].tolist()
     scale = table["um_per_pixel"].tolist() if "um_per_pixel" in table else [np.nan] * len(table)
@@ -382,6 +384,7 @@ def _decode_all(
             source=origin,
             flat=flat,
             described=describe(square[None])[0],
+            shown=pictures(square[None])[0],
         )
 
     results = _in_threads(read, range(len(paths)), "Reading images")
@@ -428,7 +431,8 @@ def _decode_all(
             notes.append(f"{_images(small)} padded at that scale to {frame.resolution} px.")
     side = min(16, frame.resolution)
     described = np.array([one.described for one in decoded.values()], dtype=np.float32)
-    return table, described.reshape(-1, side, side), skipped
+    shown = np.array([one.shown for one in decoded.values()], dtype=np.uint8)
+    return table, described.reshape(-1, side, side), shown, skipped
 
 
 def _save(file: Path, pixels: np.ndarray, source: str) -> None:

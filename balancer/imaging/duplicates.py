@@ -1,12 +1,12 @@
-"""Near-duplicates under flips and quarter turns: found by hash, confirmed by correlation.
+"""Near-duplicates under flips and quarter turns: found by an index, confirmed by correlation.
 
 An image is described by its lowest 16×16 DCT-II coefficients of luminance, each weighted by its frequency.
 By Parseval's identity the cosine of two descriptions is the normalised correlation of the two images' gradients
 in pixels, up to 16 half-cycles per side: blind to brightness and contrast, and hardly moved by recompression,
 while two different cells of the same size and place, which share only the lowest frequencies, rarely reach 0.9.
-The hash is the signs of the 63 lowest of these coefficients (a DCT perceptual hash after Zauner, "Implementation and
-benchmarking of perceptual image hash functions", 2010); flips and turns change signs and order alone, so that all
-eight views of an image cost one transform.
+Candidates are the nearest neighbours in the leading principal components of the descriptions (k-d tree). Flips and
+turns change the coefficients' signs and order alone, so that all eight views of an image cost one transform. The same
+cell elsewhere in the picture, larger or turned by any angle, is found by `same_cell`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 SAME = 0.9  # correlation from which two images are the same picture
 SIDE = 16  # DCT coefficients per axis
-_HASH_BITS = 16  # candidates differ in no more than these of 63 bits; a correlation of 0.9 moves 9 on average
+_COMPONENTS = 10  # principal components in which neighbours are sought
+_NEIGHBOURS = 5
+_SAMPLE = 512  # images, in all eight views, that the components are computed from
+_FARTHEST = np.sqrt(2 - 2 * SAME) + 1e-3  # of unit vectors that correlate by SAME; less when projected
 _FLAT = 1.0  # contrasts below about a tenth of a grey level are rounding, not a picture
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _CHUNK = 512
@@ -72,32 +76,35 @@ def _views(described: np.ndarray) -> Iterator[np.ndarray]:
         yield view
 
 
-def _hash(described: np.ndarray) -> np.ndarray:
-    """uint64 N: the signs of the coefficients of order 2 to 10, as bits."""
-    frequency = np.arange(described.shape[1])
-    order = frequency[:, None] + frequency
-    bits = described[:, (order >= 2) & (order <= 10)] > 0
-    return (bits << np.arange(bits.shape[1], dtype=np.uint64)).sum(1, dtype=np.uint64)
-
-
 def pairs_of_described(described: np.ndarray) -> list[tuple[int, int, int]]:
     """`near_duplicate_pairs` for images that `describe` has described already (float32 N×16×16)."""
-    hashes = _hash(described)
+    if len(described) < 2:
+        return []
     flat = described.reshape(len(described), -1)
+    sample = described[:: len(described) // _SAMPLE + 1]
+    every = np.concatenate([view.reshape(len(sample), -1) for view in _views(sample)])
+    axes = np.linalg.svd(every, full_matrices=False)[2][:_COMPONENTS].T
+    tree = cKDTree(flat @ axes)
+    neighbours = np.arange(1, min(_NEIGHBOURS + 1, len(described)) + 1)
     best: dict[tuple[int, int], tuple[float, int]] = {}
     for transform, view in enumerate(_views(described)):
-        view_hashes = _hash(view)
         view_flat = view.reshape(len(view), -1)
-        for start in range(0, len(flat), _CHUNK):
-            distance = np.bitwise_count(hashes[start : start + _CHUNK, None] ^ view_hashes[None, start:])
-            first, second = np.nonzero(distance <= _HASH_BITS)
-            later = second > first
-            first, second = first[later] + start, second[later] + start
-            similarity = _correlation(flat, view_flat, first, second)
-            for i, j, value in zip(
-                *(column[similarity >= SAME].tolist() for column in (first, second, similarity)), strict=True
-            ):
-                best[i, j] = max(best.get((i, j), (-1.0, 0)), (value, -transform))
+        first = tree.query(view_flat @ axes, k=neighbours, distance_upper_bound=_FARTHEST)[1].ravel()
+        second = np.repeat(np.arange(len(described)), len(neighbours))
+        found = (first < len(described)) & (
+            first != second
+        )  # a tree answers its own size where nothing is near
+        first, second = first[found], second[found]
+        similarity = _correlation(flat, view_flat, first, second)
+        for i, j, value in zip(
+            *(column[similarity >= SAME].tolist() for column in (first, second, similarity)), strict=True
+        ):
+            # The inverse of a turn is the turn back; every other transform is its own.
+            if i > j:
+                i, j, back = j, i, {5: 6, 6: 5}.get(transform, transform)
+            else:
+                back = transform
+            best[i, j] = max(best.get((i, j), (-1.0, 0)), (value, -back))
     return [(i, j, -best[i, j][1]) for i, j in sorted(best)]
 
 

@@ -15,14 +15,17 @@ import pandas as pd
 VETO = 0.05  # largest share of near-copies of train images with which a setting remains
 CASE = ["dataset", "limits", "label"]
 RULE = (
-    "Settings are ranked by KID within each case (a class at its number of train images), and by their mean rank over "
-    f"the cases that all of them have. Near-copies of train images above {VETO:.0%} in any of these, or a training that "
-    "diverged, rule a setting out; of equals the one that trains faster is before."
+    "Methods are ranked by KID within each case (a class at its number of train images) and length, and by their mean "
+    "rank over those that all of them have; the default is the best of the finalists' settings, a method and a length, "
+    f"ranked within each case. Near-copies of train images above {VETO:.0%} in any of these, or a training that diverged, "
+    "rule a setting out; of equals the one that trains faster is before."
 )
 
 
 def leaderboard(points: pd.DataFrame, by: str = "method") -> pd.DataFrame:
-    """Settings, best first: `by`, rank (mean over the cases that all have), cases, copies (the largest), seconds, vetoed.
+    """Methods (`by` "method") or methods at their lengths ("setting"), best first.
+
+    Columns: `by`, rank (mean over the cases that all have), cases, copies (the largest), seconds, vetoed.
 
     Cases judged against train images (`held_out` false) do not count: copying them would win. A missing KID is
     the worst. Vetoed settings come last. Empty when there is no case that all settings have.
@@ -31,7 +34,7 @@ def leaderboard(points: pd.DataFrame, by: str = "method") -> pd.DataFrame:
     judged = points[points["held_out"].astype(bool)]
     if judged.empty:
         return pd.DataFrame(columns=columns)
-    units = [name for name in (*CASE, "kimg") if name != by]
+    units = CASE if by == "setting" else [*CASE, "kimg"]
     judged = judged.assign(kid=judged["kid"].fillna(np.inf), failed=judged["failed"].notna())
     kid = judged.pivot_table(index=units, columns=by, values="kid", aggfunc="mean", sort=True).dropna()
     if kid.empty:
@@ -56,39 +59,33 @@ def best(points: pd.DataFrame, number: int) -> list[str]:
     return table.loc[~table["vetoed"].astype(bool), "method"].head(number).tolist()
 
 
-def smallest(points: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each class at the smallest number of train images that it was measured with."""
-    least = points.groupby(["dataset", "label"])["n"].transform("min")
-    return points[points["n"] == least]
-
-
-def default_sentence(points: pd.DataFrame, finalists: Sequence[str], kimg: float) -> str:
-    """The default that follows: the best of the finalists at `kimg` with the fewest images, then its best length."""
-    rows = smallest(points[points["method"].isin(finalists)])
-    board = leaderboard(rows[rows["kimg"] == kimg])
+def default_sentence(points: pd.DataFrame, finalists: Sequence[str], lengths: Sequence[float]) -> str:
+    """The default that follows: the best of the finalists' settings, each a method and a length."""
+    rows = points[points["method"].isin(finalists) & points["kimg"].isin(lengths)]
+    rows = rows.assign(setting=rows["method"] + rows["kimg"].map(", {:g} kimg".format))
+    board = leaderboard(rows, by="setting")
     if board.empty or board["vetoed"].all():
         return (
             "No default follows: no setting remains that was measured on held-out images and does not copy."
         )
     first = board.iloc[0]
+    others = [f"{row['setting']} {row['rank']:.2f}" for row in board.iloc[1:].to_dict("records")]
     sentence = (
-        f"The default that follows is {first['method']}: mean rank {first['rank']:.2f} of {len(board)} over "
-        f"{first['cases']} {'case' if first['cases'] == 1 else 'cases'} of the fewest images at {kimg:g} kimg"
+        f"The default that follows is {first['setting']}: mean rank {first['rank']:.2f} over {first['cases']} "
+        f"{'case' if first['cases'] == 1 else 'cases'} that all settings have"
     )
-    rivals = _not_told_apart(rows[rows["kimg"] == kimg], str(first["method"]))
-    sentence += f" (KID intervals overlap in every case with {', '.join(rivals)})" if rivals else ""
-    lengths = leaderboard(rows[rows["method"] == first["method"]], by="kimg")
-    if len(lengths) > 1 and not lengths["vetoed"].all():
-        sentence += f"; of its lengths, {lengths['kimg'].iloc[0]:g} kimg is best"
+    sentence += f" ({', '.join(others)})" if others else ""
+    rivals = _not_told_apart(rows, str(first["setting"]))
+    sentence += f"; KID intervals overlap in every case with {', '.join(rivals)}" if rivals else ""
     return sentence + "."
 
 
-def _not_told_apart(rows: pd.DataFrame, method: str) -> list[str]:
-    """Other methods whose KID interval overlaps that of `method` in every case that both have."""
+def _not_told_apart(rows: pd.DataFrame, setting: str) -> list[str]:
+    """Other settings whose KID interval overlaps that of `setting` in every case that both have."""
     columns = [*CASE, "kid_low", "kid_high"]
-    own = rows.loc[rows["method"] == method, columns]
+    own = rows.loc[rows["setting"] == setting, columns]
     found = []
-    for name, other in rows[rows["method"] != method].groupby("method"):
+    for name, other in rows[rows["setting"] != setting].groupby("setting"):
         both = other[columns].merge(own, on=CASE, suffixes=("", "_own")).dropna()
         overlap = (both["kid_low"] <= both["kid_high_own"]) & (both["kid_low_own"] <= both["kid_high"])
         if len(both) and overlap.all():

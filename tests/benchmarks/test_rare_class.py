@@ -57,17 +57,21 @@ def test_cases_judged_against_train_images_do_not_count() -> None:
     assert rare_class_rules.best(table, 1) == [B]
 
 
-def test_the_default_rests_on_the_fewest_images_and_names_what_it_cannot_tell_apart() -> None:
+def test_the_default_is_a_method_and_a_length_and_names_what_it_cannot_tell_apart() -> None:
     table = points(
-        ("a", 8, A, 5, 0.10, 0, 1), ("a", 8, B, 5, 0.11, 0, 1), ("a", 8, A, 20, 0.05, 0, 4),
-        ("a", 60, A, 5, 0.9, 0, 1), ("a", 60, B, 5, 0.1, 0, 1),
+        ("a", 8, A, 5, 0.10, 0, 1), ("a", 8, B, 5, 0.11, 0, 1), ("a", 8, A, 20, 0.3, 0, 4), ("a", 8, B, 20, 0.05, 0, 4),
+        ("a", 60, A, 5, 0.9, 0, 1), ("a", 60, B, 5, 0.1, 0, 1),  # measured at 5 kimg alone: no case of all settings
     )  # fmt: skip
-    sentence = rare_class_rules.default_sentence(table, [A, B], 5)
-    assert sentence.startswith(f"The default that follows is {A}: mean rank 1.00 of 2 over 1 case ")
-    assert f"overlap in every case with {B}" in sentence
-    assert "20 kimg is best" in sentence
+    sentence = rare_class_rules.default_sentence(table, [A, B], (5, 20))
+    assert sentence.startswith(f"The default that follows is {B}, 20 kimg: mean rank 1.00 over 1 case ")
+    assert f"({A}, 5 kimg 2.00, {B}, 5 kimg 3.00, {A}, 20 kimg 4.00)" in sentence
+    assert "overlap" not in sentence
+    only = rare_class_rules.default_sentence(table[table["kimg"] == 5], [A, B], (5, 20))
+    assert only.startswith(f"The default that follows is {B}, 5 kimg: mean rank 1.50 over 2 cases ")
+    near = rare_class_rules.default_sentence(table[table["n"] == 8], [A, B], (5,))
+    assert f"overlap in every case with {B}, 5 kimg" in near
     table["copies"] = 0.5
-    assert rare_class_rules.default_sentence(table, [A, B], 5).startswith("No default follows")
+    assert rare_class_rules.default_sentence(table, [A, B], (5, 20)).startswith("No default follows")
 
 
 def study(tmp_path: Path, **sizes: Any) -> Study:
@@ -123,7 +127,7 @@ def test_the_whole_study_then_nothing_is_left_to_do(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(rare_class, "inception", Colours)
     tiny, root = study(tmp_path), tmp_path / "out"
     assert do_all(tiny, root) == [
-        "1 families", "2 measures", "5 macro-F1", "5 0.048 kimg", "5 macro-F1 at 0.048 kimg"
+        "1 families", "2 measures", "5 0.048 kimg", "6 macro-F1", "6 macro-F1 at 0.048 kimg"
     ]  # fmt: skip
     assert do_all(tiny, root) == []
 

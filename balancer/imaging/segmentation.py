@@ -26,14 +26,12 @@ from skimage.filters.rank import median
 from skimage.segmentation import watershed
 
 from balancer.errors import InputError
-from balancer.imaging.crop import Box
 from balancer.imaging.masks import CYTOPLASM, NUCLEUS
 
 Flag = Literal["", "no cell", "no nucleus"]
 
 _SIDES = (64, 192)  # images whose longer side lies between are worked on as they are, others at _SIDE
 _SIDE = 128
-_FIELD_SIDE = 384  # of fields, in which a nucleus is smaller
 _CHUNK = 16  # images at a time: the dynamic programming is one array operation for all of them
 _FLAT = 0.06  # mean darkness, as a share of full scale, by which a cell at least differs from background
 _NUCLEAR = 0.3  # difference of optical densities (natural) in green and blue by which a nucleus differs from all else,
@@ -115,37 +113,6 @@ def segment(images: Array | Sequence[Array]) -> list[Segmentation] | Segmentatio
         ):
             found |= dict(zip(part, results, strict=True))
     return [_to_size(found[i], *image.shape[:2]) for i, image in enumerate(given)]
-
-
-def cells(field: Array) -> list[Box]:
-    """Boxes of the white cells of a field, uint8 H×W×3 in [0, 255], from the top; none where no nucleus is found.
-
-    A box surrounds a nucleus, touching ones parted by a watershed, and a third of the nucleus's radius on every side
-    for the cytoplasm, which it may cut where there is much of it. What is smaller than a quarter of the field's usual
-    nucleus (platelets, debris) is left out; the lobes of a nucleus whose bridges are not seen count as nuclei.
-    """
-    working = _resized(_checked(field), min(max(field.shape[:2]), _FIELD_SIDE))
-    stained = _stained(_planes(working[None])[0])
-    if isinstance(stained, str):
-        return []
-    labels, _ = _opened(stained)
-    markers, heights = _peaks(labels > 0)
-    labels = watershed(-heights, markers, mask=labels > 0)
-    areas = np.bincount(labels.ravel())[1:]
-    usual = np.median(areas[areas >= 0.25 * areas.max()]) if areas.size else 0
-    zoom = field.shape[0] / working.shape[0], field.shape[1] / working.shape[1]
-    boxes = []
-    for area, place in zip(areas, ndimage.find_objects(labels), strict=True):
-        if area >= max(usual / 4, 9):
-            margin = np.sqrt(area / np.pi) / 3
-            top, left = (max(0.0, at.start - margin) for at in place)
-            bottom, right = (
-                min(at.stop + margin, side) for at, side in zip(place, labels.shape, strict=True)
-            )
-            boxes.append(
-                Box(left * zoom[1], top * zoom[0], (right - left) * zoom[1], (bottom - top) * zoom[0])
-            )
-    return sorted(boxes, key=lambda box: (box.top, box.left))
 
 
 def _checked(image: Array) -> Array:

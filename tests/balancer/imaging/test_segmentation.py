@@ -8,7 +8,7 @@ from PIL import Image
 
 from balancer.errors import InputError
 from balancer.imaging.masks import CYTOPLASM, NUCLEUS
-from balancer.imaging.segmentation import cells, segment
+from balancer.imaging.segmentation import segment
 from balancer.smear import draw_cells, render
 
 BACKGROUND, PLASM, CHROMATIN, RED_CELL = (235, 225, 215), (190, 175, 205), (85, 45, 120), (215, 175, 165)
@@ -84,7 +84,6 @@ def test_nothing_there(image):
     assert found.flag == "no cell"
     assert found.mask.shape == image.shape[:2]
     assert not found.mask.any()
-    assert cells(image) == []
 
 
 def test_red_cells_alone_have_no_nucleus():
@@ -128,18 +127,6 @@ def test_sizes_mix_and_company_does_not_matter():
 def test_other_arrays_are_refused(image, sentence):
     with pytest.raises(InputError, match=sentence):
         segment([image])
-
-
-def test_cells_of_a_field():
-    centres = [(30, 30), (30, 52), (90, 40), (70, 100)]
-    field = paint(
-        128, *((c, 11, CHROMATIN) for c in centres), ((100, 100), 3, CHROMATIN), ((30, 100), 10, RED_CELL)
-    )
-    boxes = cells(field)
-    assert len(boxes) == len(centres)
-    found = sorted((round(box.top + box.height / 2), round(box.left + box.width / 2)) for box in boxes)
-    assert np.abs(np.array(found) - np.array(sorted(centres))).max() <= 4
-    assert all(box.left >= 0 and box.left + box.width <= 128 for box in boxes)
 
 
 def test_rendered_cells():

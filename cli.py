@@ -155,7 +155,7 @@ def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
         ctx.invoke(prepare, source=source, out=data, limits=DEMO_LIMITS, seed=seed, overwrite=overwrite)
     stage("3 of 6: fine-tuning the generator in the box (about 6 minutes)")
     again = run.exists() and not overwrite
-    ctx.invoke(train, data=data, out=run, init="builtin", kimg=DEMO_KIMG, batch_size=DEMO_BATCH, unconditional_kimg=1.0, ramp_kimg=1.5, seed=seed, resume=again, overwrite=overwrite)
+    ctx.invoke(train, data=data, out=run, init="builtin", kimg=DEMO_KIMG, batch_size=DEMO_BATCH, seed=seed, resume=again, overwrite=overwrite)
     stage("4 of 6: synthesising and judging images of the rare classes (about a minute)")
     if overwrite or not synthetic.exists():
         ctx.invoke(synth, labels=tuple(dict(DEMO_LIMITS)), n=DEMO_N, run=run, data=data, out=synthetic, seed=seed, overwrite=overwrite)

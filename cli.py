@@ -87,7 +87,7 @@ out_options = options(
     click.option("--overwrite", is_flag=True,              help="Replace an output that exists."),
 )
 data_option   = click.option("--data",   type=PATH, metavar="DATA", required=True, help="Prepared dataset.")
-seed_option   = click.option("--seed",   type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
+seed_option   = click.option("--seed",   type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed.")
 device_option = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there is one]")
 json_option   = click.option("--json",   "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")
 dry_run       = click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
@@ -355,22 +355,18 @@ def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: s
     from balancer.devices import choose_device
     from balancer.generators import GeneratorConfig, read_source
     from balancer.generators import train as run
-    from balancer.generators.registry import family
+    from balancer.generators.training import plan
 
     if resume and out is None:
         raise InputError("--resume needs --out: the run that is to go on.")
     dataset, where = PreparedDataset.load(data), choose_device(device)
-    source = read_source(init, dataset.resolution) if init else None
+    source = read_source(init, dataset.resolution) if init is not None else None
     name = settings.pop("generator") or (source.generator if source else "stylegan2-ada")
     config = GeneratorConfig(generator=name, **settings)
-    if source:
-        config = config.with_defaults(**source.network_defaults())
     out = out or new_output("generator")
     if dry_run:
-        chosen = family(config.generator)
-        config = chosen.resolve(config, dataset.resolution)
-        network = chosen.network_config(config, len(dataset.classes), dataset.resolution)
-        show(config.to_json() | {"network": network, "init": init, "data": str(data), "out": str(out), "device": str(where)})
+        planned = plan(dataset, config, out, init=source, resume=resume, overwrite=overwrite, device=where).run
+        show(planned.config.to_json() | {"network": planned.network, "init": init, "data": str(data), "out": str(out), "device": str(where)})
         return
     run(dataset, config, out, init=source, resume=resume, overwrite=overwrite, device=where)
     if FIRST_PROCESS:

@@ -116,6 +116,8 @@ def synthesise(
     if max_candidates < 1:
         raise InputError(f"--max-candidates must be at least 1, not {max_candidates}.")
     generator = load_generator(run, device)
+    if not 0 <= truncation <= 1:
+        raise InputError(f"--truncation must be from 0 to 1, not {truncation}.")
     _check_fit(generator, data, labels)
     refuse_existing(out, True, [data.root, generator.path])
     present = None if overwrite else _set_to_extend(out, data, generator, labels)

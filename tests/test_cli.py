@@ -178,6 +178,34 @@ def test_compare_concludes_and_report_computes_the_same_again(place, tmp_path):
         (["inspect", "{place}/data", "--labels", "--out", "{place}/data"], "is or contains"),
         (["train", "--data", "{place}/syn", "--out", "{place}/new"], "synthetic set"),
         (["train", "--data", "{place}/data", "--device", "cuda:7"], "no device 'cuda:7'"),
+        (["train", "--data", "{place}/data", "--device", "meta"], "no device 'meta'"),
+        (["train", "--data", "{place}/data", "--init", ""], "--init is empty"),
+        (["train", "--data", "{place}/data", "--seed", 2**32], "0<=x<=4294967295"),
+        (["train", "--data", "{place}/data", "--dry-run", "--out", "{place}/data"], "is read here"),
+        (
+            ["train", "--data", "{place}/data", "--dry-run", "--out", "{place}/new", "--class", "CL"],
+            "Did you mean 'CLL'",
+        ),
+        (
+            ["train", "--data", "{place}/data", "--dry-run", "--out", "{place}/new", "--freeze-d", 99],
+            "not 99",
+        ),
+        (
+            ["train", "--data", "{place}/data", "--dry-run", "--out", "{place}/new", "--augment", "x"],
+            "no augmentation",
+        ),
+        (
+            ["train", "--data", "{place}/data", "--dry-run", "--out", "{place}/new", "--balance", "nan"],
+            "finite",
+        ),
+        (
+            ["synth", "--class", "CLL", "--n", 5, "--run", "{place}/runs/g", "--seed", 2**32],
+            "0<=x<=4294967295",
+        ),
+        (
+            ["synth", "--class", "CLL", "--n", 5, "--run", "{place}/runs/g", "--truncation", "nan"],
+            "from 0 to 1, not nan",
+        ),
     ],
 )
 def test_bad_input_gets_a_sentence_and_exit_code_2(place, args, sentence):

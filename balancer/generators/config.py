@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import Any
 
 from balancer.errors import InputError
+
+LONGEST = 1e9  # kimg: a trillion images, far beyond any training, and few enough for every count of steps
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class GeneratorConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise InputError(f"{name} must be a finite number, not {value}.")
         for name in (
             "kimg",
             "learning_rate",
@@ -72,6 +78,8 @@ class GeneratorConfig:
                 f"A batch of {self.batch_size} does not divide into the groups of 4 over which the discriminator "
                 "compares images; choose a multiple of 4."
             )
+        if self.kimg > LONGEST:
+            raise InputError(f"kimg must be at most {LONGEST:g}, not {self.kimg:g}.")
         if self.kimg * 1000 < self.batch_size:
             raise InputError(
                 f"{self.kimg} kimg is less than one batch of {self.batch_size} images; train longer."

@@ -7,7 +7,7 @@ on exactly where it stopped without any random state being saved, and processes 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from balancer.data import PreparedDataset
 from balancer.errors import InputError
 from balancer.files import new_directory, read_json
 from balancer.generators import registry
+from balancer.generators.adversaries import Adversaries
 from balancer.generators.batches import Batches
 from balancer.generators.config import GeneratorConfig
 from balancer.generators.diversity import spread
@@ -43,49 +44,21 @@ def train(
     """Train a generator on the train split of `data` and write a generator run to `out`.
 
     With `init` the weights start from there, and the networks have its sizes where the configuration leaves them
-    open; a resume has them already. With `resume` the run at `out` goes on from its last checkpoint with its own configuration, of which only
-    `kimg`, `ticks` and `stop_on_collapse` may be others. Under `torchrun` or `accelerate launch` the processes share
-    every batch, each on the device of its own, and the first alone writes; they must see one file system. Raises
-    InputError before any work is done when something does not fit, RuntimeError when training diverges.
+    open; a resume has them already. With `resume` the run at `out` goes on from its last checkpoint with its own
+    configuration, of which only `kimg`, `ticks` and `stop_on_collapse` may be others, and its own `init`. Under
+    `torchrun` or `accelerate launch` the processes share every batch, each on the device of its own, and the first
+    alone writes; they must see one file system. Raises InputError before any work is done when something does not
+    fit, RuntimeError when training diverges.
     """
-    out, device = Path(out), torch.device(device)
-    family = registry.family(config.generator)
-    if resume and not (out / "config.json").is_file():
-        note(f"There is no run at {out} to go on with: it begins now.")
-        resume = False
-    if resume:
-        begun = read_json(out / "config.json")
-        origin, sizes = begun.get("init"), begun.get("training", {})
-    else:
-        origin, sizes = (init.to_json(), init.network_defaults()) if init else (None, {})
-    config = config.with_defaults(**{name: sizes.get(name) for name in SIZES})
-    config = family.resolve(config, data.resolution)
-    data = _only(data, config.only)
-    if resume:
-        check_resumable(out, data, config)
-    else:
-        refuse(out, data, overwrite, init)
-    group, device = processes(device), own_device(device)
-    images, labels = data.images("train"), data.labels("train")
-    batches = Batches(images, labels, config, group.process_index, group.num_processes)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        adversaries = family.adversaries(config, len(data.classes), data.resolution, device)
-
-    if init and not resume:
-        started = initialise(adversaries, init, data.classes)
-        if group.is_main_process:
-            note(started)
+    planned = plan(data, config, out, init=init, resume=resume, overwrite=overwrite, device=device)
+    run, adversaries, start, device = planned.run, planned.adversaries, planned.start, planned.device
+    config, out, group = run.config, run.path, processes()
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
     writes = group.is_main_process
-    if writes and not resume:
+    if writes and not planned.resume:
         with new_directory(out, overwrite) as folder:
-            write_head(folder, data, config, init)
-    about = describe(data, origin)
-    real = {label: spread(batches.views(data.class_index(label), REAL)) for label in about["known"]}
-    run = RunFolder(out, family, config, about, real)
-    start = run.restore(adversaries) if resume else 0
-    wrong = run.settle(adversaries, start) if resume and writes else {}
+            write_head(folder, planned.data, config, init)
+    wrong = run.settle(adversaries, start) if planned.resume and writes else {}
     if config.stop_on_collapse and any_process(bool(wrong), device):
         if writes:
             _end(run, f"{', '.join(wrong)}; resume without stop_on_collapse to go on")
@@ -98,7 +71,7 @@ def train(
     totals: dict[str, Tensor] = {}
     since, clock = start, time.monotonic()
     for step in track(range(start, config.steps), f"Training {config.generator}", config.steps - start):
-        logged = adversaries.step(step, batches.chunks(step, device))
+        logged = adversaries.step(step, planned.batches.chunks(step, device))
         totals = {name: totals.get(name, 0) + value.detach().float() for name, value in logged.items()}
         done = step + 1
         if done not in ticks:
@@ -108,9 +81,9 @@ def train(
         if bad:
             diverged = f"training diverged ({', '.join(bad)} is no number any more at step {done})"
             if not (config.stop_on_collapse and since):
+                kept = f"the checkpoint in {out} is from before" if since else f"{out} has no checkpoint yet"
                 raise RuntimeError(
-                    f"{diverged[0].upper()}{diverged[1:]}; the checkpoint in {out} is from before. "
-                    "Lower the learning rate or raise gamma."
+                    f"{diverged[0].upper()}{diverged[1:]}; {kept}. Lower the learning rate or raise gamma."
                 )
             if writes:
                 _end(run, diverged)
@@ -128,6 +101,73 @@ def train(
         totals, since, clock = {}, done, time.monotonic()
     group.wait_for_everyone()
     return out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may be trained, up to its first step; nothing of it is written yet."""
+
+    run: RunFolder  # with the complete configuration
+    data: PreparedDataset  # with the train images of the chosen classes alone
+    batches: Batches
+    adversaries: Adversaries
+    start: int  # steps that are done
+    resume: bool  # whether there is a run to go on with
+    device: torch.device  # of this process
+
+
+def plan(
+    data: PreparedDataset,
+    config: GeneratorConfig,
+    out: Path,
+    *,
+    init: Source | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: torch.device | str = "cpu",
+) -> Plan:
+    """What `train` does with these arguments before it writes: every check, with InputError, and the networks."""
+    out, device = Path(out), torch.device(device)
+    family = registry.family(config.generator)
+    if resume and overwrite:
+        raise InputError("--resume goes on with a run and --overwrite begins it anew; give one of the two.")
+    if resume and not (out / "config.json").is_file():
+        note(f"There is no run at {out} to go on with: it begins now.")
+        resume = False
+    if resume:
+        begun = read_json(out / "config.json")
+        origin, sizes = begun.get("init"), begun.get("training", {})
+    else:
+        origin, sizes = (init.to_json(), init.network_defaults()) if init else (None, {})
+    config = config.with_defaults(**{name: sizes.get(name) for name in SIZES})
+    config = family.resolve(config, data.resolution)
+    if config.augmentation == "none" and config.augmentation_p is not None:
+        raise InputError(
+            "augmentation_p does nothing where augmentation is none; leave it out, or name an augmentation."
+        )
+    data = _only(data, config.only)
+    if resume:
+        check_resumable(out, data, config)
+        if init and (origin or {}).get("sha256") != init.sha256:
+            whence = f"from {origin['path']}" if origin else "from scratch"
+            raise InputError(f"{out} was begun {whence}, not from {init.path}; resume it without --init.")
+    else:
+        refuse(out, data, overwrite, init)
+    group, device = processes(device), own_device(device)
+    images, labels = data.images("train"), data.labels("train")
+    batches = Batches(images, labels, config, group.process_index, group.num_processes)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        adversaries = family.adversaries(config, len(data.classes), data.resolution, device)
+    if init and not resume:
+        started = initialise(adversaries, init, data.classes)
+        if group.is_main_process:
+            note(started)
+    about = describe(data, origin)
+    real = {label: spread(batches.views(data.class_index(label), REAL)) for label in about["known"]}
+    run = RunFolder(out, family, config, about, real)
+    start = run.restore(adversaries) if resume else 0
+    return Plan(run, data, batches, adversaries, start, resume, device)
 
 
 def _only(data: PreparedDataset, labels: tuple[str, ...]) -> PreparedDataset:

@@ -92,6 +92,10 @@ def read_source(init: str | Path, resolution: int) -> Source:
     Of a run, all networks of `state.safetensors`, else the generator and, where it is there, the discriminator of
     `discriminator.safetensors`. Raises InputError when it does not exist, is damaged or is something else.
     """
+    if not str(init):
+        raise InputError(
+            "--init is empty; it takes a generator run, a .pkl file or builtin, and is left out to train from scratch."
+        )
     path = builtin(resolution) if str(init) == "builtin" else Path(init)
     if not path.exists():
         raise InputError(f"{path} does not exist; --init takes a generator run, a .pkl file or builtin.")

@@ -14,7 +14,7 @@ def test_the_best_device_or_the_one_asked_for():
     assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu"])
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "meta"])
 def test_an_absent_device_is_a_sentence(name):
     with pytest.raises(InputError, match=f"There is no device '{name}' here"):
         choose_device(name)

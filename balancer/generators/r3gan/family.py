@@ -48,11 +48,15 @@ class R3GAN:
                 f"The class enters the generator of {config.generator} at its first layer, so that no resolution can be "
                 "without it; leave out classless_resolution, or take the generator stylegan2-ada."
             )
-        if config.decorrelation:
-            raise InputError(
-                "decorrelation compares intermediate latents of one class, and the generator of "
-                f"{config.generator} has none; leave it out, or take the generator stylegan2-ada."
-            )
+        for name, use in (
+            ("decorrelation", "compares intermediate latents of one class"),
+            ("style_mixing", "mixes intermediate latents"),
+        ):
+            if getattr(config, name):
+                raise InputError(
+                    f"{name} {use}, and the generator of {config.generator} has none; leave it out, or take the "
+                    "generator stylegan2-ada."
+                )
         return config.with_defaults(
             learning_rate=2e-4,
             augmentation="bgc",

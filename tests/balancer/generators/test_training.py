@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +13,10 @@ import pytest
 import torch
 
 from balancer.errors import InputError
-from balancer.generators import GeneratorConfig, train
+from balancer.files import kind_of
+from balancer.generators import GeneratorConfig, read_source, train
 from balancer.generators.checkpoints import load_generator, load_tensors
-from balancer.generators.training import Batches
+from balancer.generators.training import Batches, plan
 
 CONFIG = GeneratorConfig(kimg=0.096, batch_size=8, ticks=3, channel_base=128, channel_max=16, latent=16)
 COUNTS = {"train": {"a": 30, "b": 6}, "validation": {"a": 4, "b": 2}, "test": {"a": 4, "b": 2}}
@@ -31,7 +34,7 @@ def run(data, tmp_path_factory):
 
 def test_a_run_holds_what_the_contract_names(run, data):
     config = json.loads((run / "config.json").read_text())
-    assert config["kind"] == "generator"
+    assert config["kind"] == kind_of(run) == "generator"
     assert config["data"]["fingerprint"] == data.fingerprint
     metrics = pd.read_json(run / "metrics.jsonl", lines=True)
     assert metrics["step"].tolist() == [4, 8, 12]
@@ -133,12 +136,71 @@ def test_the_discriminator_learns_and_its_generator_follows(make_dataset, tmp_pa
         ({"generator": "stylegan"}, "Did you mean 'stylegan2-ada'"),
         ({"only": ("a", "c")}, "no class 'c'"),
         ({"balance": 1.5}, "balance must be from 0"),
+        ({"augmentation": "bcg"}, "no augmentation 'bcg'"),
+        ({"augmentation": "none", "augmentation_p": 0.5}, "augmentation_p does nothing"),
+        ({"freeze_discriminator": 99}, "blocks that can be frozen, not 99"),
+        ({"generator": "r3gan", "style_mixing": 0.5}, "style_mixing mixes intermediate latents"),
+        ({"kimg": 1e300}, "kimg must be at most 1e\\+09"),
+        *(
+            ({name: value}, f"{name} must be a finite number, not {value}")
+            for value in (math.nan, math.inf)
+            for name in (
+                "kimg",
+                "learning_rate",
+                "gamma",
+                "balance",
+                "unconditional_kimg",
+                "ramp_kimg",
+                "embedding_noise",
+                "decorrelation",
+            )
+        ),
     ],
 )
 def test_wrong_settings_are_refused_before_any_work(data, tmp_path, wrong, sentence):
     with pytest.raises(InputError, match=sentence):
         train(data, GeneratorConfig(**({"batch_size": 8, "kimg": 0.1} | wrong)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_is_what_a_run_begins_with_and_writes_nothing(data, run, tmp_path):
+    planned = plan(data, CONFIG, tmp_path / "new" / "run")
+    assert (planned.start, planned.resume, list(tmp_path.iterdir())) == (0, False, [])
+    config = json.loads((run / "config.json").read_text())
+    assert planned.run.config.to_json() == config["training"]
+    assert plan(data, CONFIG, run, resume=True).start == 12
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True, "overwrite": True}])
+def test_a_plan_refuses_what_the_run_refuses(data, run, options):
+    for do in (plan, train):
+        with pytest.raises(InputError, match="--resume .* --overwrite"):
+            do(data, CONFIG, run, **options)
+
+
+def test_a_resume_keeps_the_weights_that_the_run_began_from(data, run, tmp_path):
+    source, config = read_source(run, 16), replace(CONFIG, kimg=0.016, ticks=1)
+    with pytest.raises(InputError, match="was begun from scratch, not from"):
+        plan(data, CONFIG, run, init=source, resume=True)
+    tuned = train(data, config, tmp_path / "tuned", init=source)
+    assert plan(data, config, tuned, init=source, resume=True).start == 2
+    with pytest.raises(InputError, match=f"was begun from {run}, not from {tuned}"):
+        plan(data, config, tuned, init=read_source(tuned, 16), resume=True)
+
+
+def test_divergence_names_the_checkpoint_that_there_is(data, tmp_path, monkeypatch):
+    train(data, replace(CONFIG, kimg=0.032, ticks=1), tmp_path / "late")
+    fetch = Batches.__getitem__
+
+    def no_numbers(self, step):
+        images, *labels = fetch(self, step)
+        return images * math.nan, *labels
+
+    monkeypatch.setattr(Batches, "__getitem__", no_numbers)
+    with pytest.raises(RuntimeError, match="has no checkpoint yet"):
+        train(data, CONFIG, tmp_path / "early")
+    with pytest.raises(RuntimeError, match="the checkpoint in .* is from before"):
+        train(data, CONFIG, tmp_path / "late", resume=True)
 
 
 def test_a_class_without_train_images_cannot_be_trained_on_alone(make_dataset, tmp_path):
@@ -158,6 +220,20 @@ def test_a_run_is_resumed_only_with_its_own_data_and_settings(run, data, make_da
         train(data, CONFIG, run)
     with pytest.raises(InputError, match="is read here"):
         train(data, CONFIG, data.root, overwrite=True)
+
+
+def test_a_run_whose_configuration_is_damaged_is_not_resumed(data, tmp_path):
+    (tmp_path / "config.json").write_text('{"kind": "generator"}')
+    with pytest.raises(InputError, match=r"config\.json is damaged \(no data, resolution, training\)"):
+        train(data, CONFIG, tmp_path, resume=True)
+
+
+def test_a_damaged_line_of_metrics_within_is_a_sentence(run, data, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text("{\n" + path.read_text())
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged: line 1 is no JSON"):
+        train(data, CONFIG, tmp_path / "run", resume=True)
 
 
 def test_resuming_a_run_that_never_began_begins_it(data, run, tmp_path):

@@ -461,14 +461,11 @@ def _say_synthesis(result: Synthesis) -> None:
     _say_judgements(result.judgements)
     origin = "rendered cells, not real ones" if result.source == "rendered" else "real cells"
     click.echo(f"Synthetic set: {result.out} (the images stem from {origin})")
-    failed = [label for label in result.judgements if not result.passed(label)]
     if not any(result.written.values()):
         click.echo("Nothing passed the gate: all candidates are under rejected/, with reasons in rejected.csv.")
-    if failed:
-        click.echo(
-            f"What may help {' and '.join(failed)}: a longer training (`balancer train --resume --kimg`), more real images. "
-            "With --allow-unverified the images are kept, each marked as unverified."
-        )
+    say(result.advice)
+    if result.advice:
+        click.echo("With --allow-unverified the images are kept, each marked as unverified.")
 
 
 def _cell(value: float | None, digits: int = 3) -> str:

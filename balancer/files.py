@@ -17,13 +17,35 @@ import pandas as pd
 from balancer.errors import InputError
 
 _ASIDE = ".hemabalance-aside-"
-_MARKS = (
-    "dataset.json",
-    "config.json",
-    "report.json",
-    "metadata.csv",
-    "morphology.csv",
-)  # one of them lies in every output
+_MARK = ".hemabalance.json"  # in outputs that nothing else in them tells from a user's folder
+_KINDS = {
+    "dataset.json": ("prepared", "synthetic"),
+    "config.json": ("generator", "classifier", "labels"),
+    _MARK: ("rendered", "crops", "morphology"),
+}
+
+
+def kind_of(folder: Path) -> str | None:
+    """What output of hemabalance the folder is, by what its own files say inside; None when it is none."""
+    for name, kinds in _KINDS.items():
+        info = _described(folder / name)
+        if info.get("kind") in kinds:
+            return str(info["kind"])
+    return "comparison" if "study" in _described(folder / "report.json") else None
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that names its format as ours do; empty for any other file, and for none."""
+    try:
+        info = read_json(path) if path.is_file() else None
+    except InputError:
+        return {}
+    return info if isinstance(info, dict) and isinstance(info.get("format"), int) else {}
+
+
+def write_mark(folder: Path, kind: str) -> None:
+    """Mark the output in `folder`, which has no description of its own, as one of hemabalance."""
+    write_json(folder / _MARK, {"format": 1, "kind": kind})
 
 
 def refuse_existing(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -39,7 +61,7 @@ def refuse_existing(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) ->
         return
     if not overwrite:
         raise InputError(f"{path} exists already; choose another --out or give --overwrite to replace it.")
-    if not any((path / mark).is_file() for mark in _MARKS):
+    if kind_of(path) is None:
         raise InputError(f"{path} is no output of hemabalance and is not replaced; choose another --out.")
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from balancer.data.decode import decode, to_8_bits, white_level
 from balancer.errors import InputError
-from balancer.files import new_directory, refuse_existing, write_csv
+from balancer.files import new_directory, refuse_existing, write_csv, write_mark
 from balancer.imaging.morphology import measure
 from balancer.imaging.segmentation import segment
 from balancer.progress import note, track
@@ -72,6 +72,7 @@ def segment_files(
         if not rows:
             raise InputError(f"None of the {len(paths)} files can be read as an image; give image files.")
         write_csv(folder / MORPHOLOGY, pd.DataFrame(rows))
+        write_mark(folder, "morphology")
     flags = Counter(str(row["flag"]) for row in rows if row["flag"])
     return Segmented(out, len(rows), dict(flags))
 

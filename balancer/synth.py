@@ -27,7 +27,7 @@ from balancer.generators.transfer import BUILTIN, builtin
 from balancer.imaging.duplicates import find_copies
 from balancer.progress import note, track
 from balancer.quality.features import FeatureExtractor, inception
-from balancer.quality.gate import GOOD, Judgement, gate_document, judge_candidates
+from balancer.quality.gate import GOOD, Judgement, gate_document, judge_candidates, load_rules
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Synthesis:
     judgements: dict[str, Judgement]
     written: dict[str, int]  # images per class in train/
     source: str  # of the data behind the generator: real | rendered
+    advice: list[str]  # what may help the classes that did not pass
 
     def passed(self, label: str) -> bool:
         """Whether the class's verdict lets its images into the set."""
@@ -115,9 +116,9 @@ def synthesise(
         raise InputError(f"--n must be at least 1, not {n}.")
     if max_candidates < 1:
         raise InputError(f"--max-candidates must be at least 1, not {max_candidates}.")
-    generator = load_generator(run, device)
     if not 0 <= truncation <= 1:
         raise InputError(f"--truncation must be from 0 to 1, not {truncation}.")
+    generator = load_generator(run, device)
     _check_fit(generator, data, labels)
     refuse_existing(out, True, [data.root, generator.path])
     present = None if overwrite else _set_to_extend(out, data, generator, labels)
@@ -176,14 +177,47 @@ def synthesise(
             },
         )
     written = {label: classes[label]["written"] for label in labels}
-    return Synthesis(out, judgements, written, data.source)
+    return Synthesis(out, judgements, written, data.source, _advice(generator, data, judgements))
+
+
+def _tuning(data: PreparedDataset) -> str:
+    return f"`balancer train --init builtin --data {data.root}`"
+
+
+def _advice(
+    generator: TrainedGenerator, data: PreparedDataset, judgements: dict[str, Judgement]
+) -> list[str]:
+    """What may help the classes that did not pass: more candidates where only they were too few, else training."""
+    sizes = load_rules()["sizes"]
+    few: list[str] = []
+    bad: list[str] = []
+    for label, judged in judgements.items():
+        if judged.verdict not in GOOD:
+            only_few = (
+                judged.verdict == "insufficient-data"
+                and judged.n_real >= sizes["fewest_real"]
+                and judged.rejected.count(None) < sizes["fewest_candidates"]
+            )
+            (few if only_few else bad).append(label)
+    tuning = f"fine-tuning ({_tuning(data)})"
+    training = tuning if _is_builtin(generator) else "a longer training (`balancer train --resume --kimg`)"
+    sentences = []
+    if few:
+        sentences.append(f"What may help {' and '.join(few)}: a larger --n, for more candidates to judge.")
+    if bad:
+        sentences.append(f"What may help {' and '.join(bad)}: {training}, more real images.")
+    return sentences
+
+
+def _is_builtin(generator: TrainedGenerator) -> bool:
+    return generator.path.parent == BUILTIN
 
 
 def _check_fit(generator: TrainedGenerator, data: PreparedDataset, labels: Sequence[str]) -> None:
     """Refuse classes that the generator or the data does not know, and data that the generator is not for."""
     known, run = generator.info["known"], generator.path
-    shipped = run.parent == BUILTIN
-    tuning = f"fine-tune it to your data with `balancer train --init builtin --data {data.root}`"
+    shipped = _is_builtin(generator)
+    tuning = f"fine-tune it to your data with {_tuning(data)}"
     for label in labels:
         if label not in known and shipped:
             raise InputError(
@@ -191,7 +225,11 @@ def _check_fit(generator: TrainedGenerator, data: PreparedDataset, labels: Seque
             )
         if label not in known:
             raise unknown_name("class", label, known)
-        data.class_index(label)
+        if label not in data.classes:
+            raise InputError(
+                f"The dataset {data.root} has no class '{label}', only {', '.join(data.classes)}; give one of these, or "
+                "a dataset with that class."
+            )
     if shipped:
         if data.source != generator.data["source"]:
             raise InputError(

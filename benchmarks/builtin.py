@@ -31,7 +31,7 @@ from balancer.console import print_table
 from balancer.data import PreparedDataset, data_of, expand_paths
 from balancer.data.seen import PERCEPTUAL_HASH, Seen
 from balancer.errors import InputError
-from balancer.files import new_directory, read_json, write_csv, write_json, write_text
+from balancer.files import new_directory, read_json, refuse_existing, write_csv, write_json, write_text
 from balancer.generators import load_generator
 from balancer.generators.checkpoints import TrainedGenerator, load_tensors, save_tensors
 from balancer.imaging.perceptual_hash import middle, perceptual_hashes
@@ -82,6 +82,7 @@ def package(
     judge, by default all that the run knows. Raises InputError where something does not fit.
     """
     run, out = Path(run), Path(out)
+    refuse_existing(out, overwrite, [run])
     data = data_of(run)
     seen = pd.read_csv(run / "seen.csv", dtype=str)[["source_sha256", "label", "file_name"]]
     train = data.tables["train"]

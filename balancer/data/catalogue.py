@@ -91,9 +91,15 @@ def newest_classifier(root: Path = RUNS) -> Path:
 def data_of(run: Path) -> PreparedDataset:
     """Open the prepared dataset that a run was trained on.
 
-    Raises InputError when it has moved, or is no longer the data that the run saw (another fingerprint).
+    Raises InputError when it has moved, is no longer the data that the run saw (another fingerprint), or is unknown.
     """
-    named = read_json(Path(run) / "config.json").get("data") or {}
+    config = read_json(Path(run) / "config.json")
+    if "imported" in config:
+        raise InputError(
+            f"{run} holds imported weights, which have no data; train them on your data first, with "
+            f"`balancer train --init {run} --data DATA`."
+        )
+    named = config.get("data") or {}
     if "path" not in named:
         raise InputError(f"{run} names no data; give --data.")
     path = Path(named["path"])

@@ -19,7 +19,7 @@ from balancer.data.decode import decode, stated_source, to_8_bits, white_level
 from balancer.data.sources import IMAGE_SUFFIXES, TABLES, check_label, read_folder, read_listing
 from balancer.data.wording import lines, number, some
 from balancer.errors import InputError
-from balancer.files import new_directory, refuse_existing, write_csv
+from balancer.files import new_directory, refuse_existing, write_csv, write_mark
 from balancer.imaging.cells import find_cells
 from balancer.imaging.crop import Box, crop
 from balancer.progress import note, stage, track
@@ -92,6 +92,7 @@ def crop_fields(source: Path, out: Path, overwrite: bool = False) -> Crops:
             raise InputError(f"{source}: no cell is left to crop.{lines(notes)}")
         table = pd.DataFrame(crops)
         write_csv(aside / "metadata.csv", table.loc[:, table.notna().any()])
+        write_mark(aside, "crops")
     for sentence in notes:
         note(sentence)
     counts = {str(label): int(n) for label, n in sorted(Counter(table["label"]).items())}

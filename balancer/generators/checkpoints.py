@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from balancer.errors import InputError
-from balancer.files import read_json, write_with
+from balancer.files import kind_of, write_with
 from balancer.generators import registry
 
 _KEY = "hemabalance"
+_GENERATOR = ("generator", "network", "config", "classes", "known", "resolution", "data", "kimg")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
@@ -32,8 +33,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, A
     write_with(path, lambda aside: save_file(plain, aside, metadata={_KEY: json.dumps(info)}))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote; InputError when the file is missing, truncated or of another make."""
+def load_tensors(path: Path, needed: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises InputError when the file is missing, truncated or of another make, or its description lacks one of `needed`.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             info = json.loads((file.metadata() or {}).get(_KEY, "null"))
@@ -42,8 +46,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path} does not exist.") from None
     except (SafetensorError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}); train again or take another checkpoint.") from None
-    if info is None:
+    if not isinstance(info, dict):
         raise InputError(f"{path} is no checkpoint of hemabalance: its metadata has no configuration.")
+    missing = [name for name in needed if name not in info]
+    if missing:
+        raise InputError(
+            f"{path} is damaged (its metadata lacks {', '.join(missing)}); train again or take another checkpoint."
+        )
     return tensors, info
 
 
@@ -126,21 +135,28 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def load_generator(run: Path, device: torch.device | str = "cpu") -> TrainedGenerator:
-    """Open the averaged generator of a run; InputError when the run has none or is no generator run."""
+    """Open the averaged generator of a run; InputError when it has none, is no generator run or its weights are damaged."""
     run = Path(run)
     path = run / "generator.safetensors"
     if not path.is_file():
-        kind = read_json(run / "config.json").get("kind") if (run / "config.json").is_file() else None
-        if kind == "generator":
+        if kind_of(run) == "generator":
             raise InputError(
                 f"{run} has no checkpoint yet; continue it with `balancer train --resume --out {run}`."
             )
         raise InputError(
             f"{run} is no generator run (no generator.safetensors); make one with `balancer train`."
         )
-    tensors, info = load_tensors(path)
-    network = registry.family(info["generator"]).generator(info["network"])
-    network.load_state_dict(tensors)
+    tensors, info = load_tensors(path, _GENERATOR)
+    family = registry.family(info["generator"])
+    again = "train again or take another checkpoint"
+    try:
+        network = family.generator(info["network"])
+        network.load_state_dict(tensors)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[:2][-1].strip()  # torch says what is wrong in its second line
+        raise InputError(f"{path} does not hold the network that it describes ({reason}); {again}.") from None
+    if not all(t.isfinite().all() for t in tensors.values()):
+        raise InputError(f"{path} has weights that are no finite numbers; {again}.")
     return TrainedGenerator(
         path=run,
         classes=tuple(info["classes"]),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from balancer.data import PreparedDataset
 from balancer.errors import InputError
-from balancer.files import read_json, refuse_existing, write_csv, write_json, write_text, write_with
+from balancer.files import kind_of, read_json, refuse_existing, write_csv, write_json, write_text, write_with
 from balancer.generators.adversaries import Adversaries
 from balancer.generators.checkpoints import (
     collect_state,
@@ -40,8 +40,7 @@ FREE = {"kimg", "ticks", "stop_on_collapse"}  # what a resume may change
 
 def refuse(out: Path, data: PreparedDataset, overwrite: bool, init: Source | None) -> None:
     """Refuse an output that exists; a generator run can be continued, which is said."""
-    config = read_json(out / "config.json") if (out / "config.json").is_file() else {}
-    if config.get("kind") == "generator" and not overwrite:
+    if kind_of(out) == "generator" and not overwrite:
         raise InputError(
             f"{out} holds a generator run; give --resume to go on with it, or --overwrite to begin anew."
         )
@@ -77,6 +76,11 @@ def check_resumable(out: Path, data: PreparedDataset, config: GeneratorConfig) -
     saved = read_json(out / "config.json")
     if saved.get("kind") != "generator":
         raise InputError(f"{out} is no generator run, so that it cannot be continued; choose another --out.")
+    missing = [name for name in ("data", "resolution", "training") if name not in saved]
+    if missing:
+        raise InputError(
+            f"{out / 'config.json'} is damaged (no {', '.join(missing)}); train anew with another --out."
+        )
     if "imported" in saved:
         raise InputError(
             f"{out} holds imported weights, which cannot be resumed; give --init {out} and another --out."
@@ -113,7 +117,7 @@ class RunFolder:
         state = self.path / "state.safetensors"
         if not state.is_file():
             return 0
-        tensors, about = load_tensors(state)
+        tensors, about = load_tensors(state, ["step"])
         restore_state(tensors, adversaries.modules, adversaries.optimizers, state)
         return int(about["step"])
 
@@ -137,9 +141,19 @@ class RunFolder:
         return troubles(lines)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
+        """The lines of `metrics.jsonl`, less a last one that is not whole."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        texts = path.read_text().splitlines() if path.exists() else []
+        lines = []
+        for number, text in enumerate(texts, 1):
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                if number < len(texts):
+                    raise InputError(
+                        f"{path} is damaged: line {number} is no JSON; remove the line."
+                    ) from None
+        return lines
 
     def take_best(self) -> float:
         """Put the best checkpoint in the place of `generator.safetensors`; returns its kimg."""

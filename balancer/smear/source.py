@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from balancer.errors import InputError, unknown_name
-from balancer.files import new_directory, write_csv
+from balancer.files import new_directory, refuse_existing, write_csv, write_mark
 from balancer.progress import track
 from balancer.smear.attributes import describe
 from balancer.smear.parameters import CLASSES, LEUKAEMIAS, sample_cells
@@ -77,6 +77,7 @@ def write_source(
     from which `render` makes the same images again. The same seed gives the same cells at every resolution. Arguments
     as for `draw_cells`; raises InputError as it and `render` do, and where `folder` exists and `overwrite` is false.
     """
+    refuse_existing(folder, overwrite)
     cells = draw_cells(counts, seed, patients_per_class)
     number = cells.groupby("label").cumcount() + 1
     names = cells["label"] + "/" + cells["label"] + "-" + number.map("{:05d}".format) + ".png"
@@ -101,6 +102,7 @@ def write_source(
             Image.fromarray(image).save(new / name, pnginfo=info)
             Image.fromarray(mask).save(new / "masks" / name, pnginfo=info)
         write_csv(new / "metadata.csv", pd.concat([front, describe(cells), truth], axis=1))
+        write_mark(new, "rendered")
 
 
 def _rendered(

@@ -6,7 +6,16 @@ import pandas as pd
 import pytest
 
 from balancer.errors import InputError
-from balancer.files import new_directory, read_json, refuse_existing, write_csv, write_json, write_with
+from balancer.files import (
+    kind_of,
+    new_directory,
+    read_json,
+    refuse_existing,
+    write_csv,
+    write_json,
+    write_mark,
+    write_with,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -48,13 +57,55 @@ def test_existing_output_is_refused_with_advice(tmp_path: Path) -> None:
         refuse_existing(tmp_path / "full", overwrite=False)
     with pytest.raises(InputError, match="no output of hemabalance"):
         refuse_existing(tmp_path / "full", overwrite=True)
-    (tmp_path / "full" / "config.json").touch()
+    write_mark(tmp_path / "full", "crops")
     refuse_existing(tmp_path / "full", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("dataset.json", "prepared"),
+        ("dataset.json", "synthetic"),
+        ("config.json", "generator"),
+        ("config.json", "classifier"),
+        ("config.json", "labels"),
+    ],
+)
+def test_an_output_is_known_by_what_its_description_says(tmp_path: Path, file: str, kind: str) -> None:
+    write_json(tmp_path / file, {"format": 1, "kind": kind})
+    assert kind_of(tmp_path) == kind
+    refuse_existing(tmp_path, overwrite=True)
+
+
+def test_a_comparison_is_known_by_its_report(tmp_path: Path) -> None:
+    write_json(tmp_path / "report.json", {"format": 1, "study": {}})
+    assert kind_of(tmp_path) == "comparison"
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metadata.csv", "file_name,label\n"),
+        ("morphology.csv", "file_name,mask\n"),
+        ("labels.csv", "file_name,label\n"),
+        ("config.json", '{"kind": "generator"}'),
+        ("config.json", '{"format": 1, "kind": "mine"}'),
+        ("config.json", "no JSON"),
+        ("dataset.json", "[1]"),
+        ("report.json", '{"study": 3}'),
+    ],
+)
+def test_a_folder_of_the_user_is_never_replaced(tmp_path: Path, file: str, text: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.png").touch()
+    (tmp_path / file).write_text(text)
+    with pytest.raises(InputError, match="is no output of hemabalance and is not replaced"):
+        refuse_existing(tmp_path, overwrite=True)
 
 
 def test_an_output_never_replaces_what_it_is_made_from(tmp_path: Path) -> None:
     (tmp_path / "data" / "images").mkdir(parents=True)
-    (tmp_path / "data" / "dataset.json").touch()
+    write_mark(tmp_path / "data", "rendered")
     for place in (tmp_path / "data", tmp_path / "data" / "images"):
         with pytest.raises(InputError, match="is read here"):
             refuse_existing(tmp_path / "data", overwrite=True, inputs=[place])

@@ -39,6 +39,7 @@ def test_the_command_writes_masks_and_morphology(images, tmp_path):
     assert "5 images, 1 with no cell" in result.stdout
     assert "broken.png" in result.stderr
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == [
+        ".hemabalance.json",
         "a.png",
         "deep.png",
         "dot.png",

@@ -120,6 +120,29 @@ def test_same_seed_same_bytes(setting, tmp_path):
     assert not other & set(first)
 
 
+def test_what_may_help_depends_on_what_was_wrong(setting, monkeypatch):
+    generator, run = setting
+    assert run().advice == []
+    (sentence,) = run(n=2, max_candidates=1, overwrite=True).advice
+    assert "larger --n" in sentence and "train" not in sentence
+    generator.images["a"] = generator.images["b"]
+    (sentence,) = run(overwrite=True).advice
+    assert "balancer train --resume --kimg" in sentence
+    monkeypatch.setattr(synth, "_is_builtin", lambda generator: True)
+    monkeypatch.setattr(synth, "_check_fit", lambda *args: None)
+    (sentence,) = run(overwrite=True).advice
+    assert "balancer train --init builtin --data" in sentence and "--resume" not in sentence
+
+
+def test_a_class_that_the_data_lack_is_refused_with_the_dataset_s_classes(setting):
+    generator, run = setting
+    generator.info["known"] = ["a", "b", "c"]
+    with pytest.raises(InputError, match="The dataset .*/data has no class 'c', only a, b; give"):
+        run(labels=["c"])
+    with pytest.raises(InputError, match="no class 'd'; known: a, b, c"):
+        run(labels=["d"])
+
+
 def test_a_set_from_another_generator_is_not_extended(setting):
     generator, run = setting
     run()

@@ -16,6 +16,7 @@ from sklearn.metrics import balanced_accuracy_score, classification_report, conf
 from balancer import smear
 from balancer.data import PreparedDataset, SyntheticSet, prepare
 from balancer.errors import InputError
+from balancer.files import kind_of
 from classifier import prediction, runs
 from classifier.checkpoints import load_run
 from classifier.prediction import evaluate_run, predict_files
@@ -44,7 +45,7 @@ def test_a_run_holds_what_the_contract_names(
     assert sorted(path.name for path in out.iterdir()) == names
 
     config = json.loads((out / "config.json").read_text())
-    assert config["kind"] == "classifier"
+    assert config["kind"] == kind_of(out) == "classifier"
     assert config["classes"] == list(data.classes)
     assert config["data"]["fingerprint"] == data.fingerprint
     assert config["synthetic"][0]["counts"] == {"neutrophil": 20}

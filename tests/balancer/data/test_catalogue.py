@@ -79,6 +79,10 @@ def test_data_of_a_run(tmp_path: Path) -> None:
     write_json(folder / "config.json", {"kind": "generator", "data": {**data, "path": "gone"}})
     with pytest.raises(InputError, match="no longer at gone"):
         data_of(folder)
+    unknown = {"path": "unknown", "fingerprint": None}
+    write_json(folder / "config.json", {"kind": "generator", "data": unknown, "imported": {}})
+    with pytest.raises(InputError, match="imported weights, which have no data; train them .* --init"):
+        data_of(folder)
 
 
 def test_new_output(tmp_path: Path) -> None:

@@ -58,7 +58,12 @@ def test_crops_are_the_pixels_of_their_boxes_and_inherit_from_their_field(tmp_pa
     written = np.asarray(Image.open(tmp_path / "out" / table.loc["blast", "file_name"]))
     np.testing.assert_array_equal(written, scene(0)[20:36, 10:26])
     assert Image.open(tmp_path / "out" / table.loc["lymphocyte", "file_name"]).size == (20, 20)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"blast", "lymphocyte", "metadata.csv"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        ".hemabalance.json",
+        "blast",
+        "lymphocyte",
+        "metadata.csv",
+    }
 
 
 def test_prepare_keeps_the_crops_of_a_field_and_of_a_patient_together(tmp_path: Path) -> None:

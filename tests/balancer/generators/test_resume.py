@@ -141,7 +141,7 @@ def test_a_line_without_its_checkpoint_is_cut_and_derived_files_follow_the_state
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({**metrics(whole)[-1], "step": 99}) + "\n")
+        file.write(json.dumps({**metrics(whole)[-1], "step": 99}) + '\n{"step": 99, "ki')
     (run / "generator.safetensors").write_bytes(b"old")
     (run / "samples" / "00000096.png").unlink()
     train(data, CONFIG, run, resume=True)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from balancer.errors import InputError
 from balancer.generators import GeneratorConfig, registry, transfer
-from balancer.generators.checkpoints import collect_state, save_tensors
+from balancer.generators.checkpoints import collect_state, load_tensors, save_tensors
 from balancer.generators.r3gan import ops
 from balancer.generators.transfer import builtin, initialise, read_source, seen_with
 from vendor.stylegan2_ada.ops import upsample2d
@@ -59,6 +59,7 @@ def write_run(folder, adversaries, resolution=16, known=CLASSES):
         "resolution": resolution,
         "data": {"path": "x", "fingerprint": "y", "source": "real"},
         "config": config.to_json(),
+        "kimg": 1.0,
     }
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"kind": "generator", **info}))
@@ -354,6 +355,23 @@ def test_what_is_no_source_is_a_sentence(style, tmp_path):
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(InputError, match=rf"{file}\.safetensors is damaged"):
             read_source(run, 16)
+
+
+def test_weights_that_are_not_whole_are_a_sentence(style):
+    path = style[0] / "generator.safetensors"
+    weights, info = load_tensors(path)
+    first = next(iter(weights))
+    without = {name: value for name, value in info.items() if name != "network"}
+    for tensors, about, sentence in (
+        (weights, without, "is damaged .its metadata lacks network"),
+        (weights, {**info, "network": {}}, "does not hold the network that it describes"),
+        ({n: t for n, t in weights.items() if n != first}, info, f"Missing key.*{first}"),
+        ({**weights, first: weights[first] * float("nan")}, info, "weights that are no finite numbers"),
+    ):
+        save_tensors(path, tensors, about)
+        with pytest.raises(InputError, match=sentence) as raised:
+            read_source(style[0], 16)
+        assert len(str(raised.value).splitlines()) == 1
 
 
 def test_foreign_weights_are_a_sentence(style):

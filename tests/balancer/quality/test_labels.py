@@ -12,7 +12,7 @@ from PIL import Image
 
 from balancer.data import SPLITS, PreparedDataset, prepare
 from balancer.errors import InputError
-from balancer.files import read_json
+from balancer.files import kind_of, read_json
 from balancer.quality import labels
 from balancer.quality.features import inception
 from balancer.quality.labels import check_labels, out_of_fold, rank
@@ -150,6 +150,7 @@ def test_outputs(data: PreparedDataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         write_labels(check, tmp_path / "out")
     write_labels(check, tmp_path / "out", overwrite=True)
+    assert kind_of(tmp_path / "out") == "labels"
 
 
 def test_a_page_without_suspects(make_dataset, tmp_path: Path) -> None:

@@ -239,7 +239,11 @@ def test_an_existing_folder_is_kept(tmp_path):
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(InputError, match="exists"):
         write_source(tmp_path, {"CLL": 1}, 32, seed=0)
+    with pytest.raises(InputError, match="no output of hemabalance"):
+        write_source(tmp_path, {"CLL": 1}, 32, seed=0, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+    for _ in range(2):
+        write_source(tmp_path / "smear", {"CLL": 1}, 32, seed=0, overwrite=True)
 
 
 def _ring_statistics(images: np.ndarray) -> np.ndarray:

@@ -6,6 +6,9 @@ import io
 import os
 import pickle
 import sys
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -197,4 +200,113 @@ def test_a_module_that_holds_itself_is_refused(tmp_path: Path, persistence: Any)
     path = tmp_path / "round.pkl"
     path.write_bytes(pickle.dumps({"G_ema": call}))
     with pytest.raises(ValueError, match=r"round\.pkl"):
+        sg.load_official(path)
+
+
+def doubled(first: Any, double: Any, times: int = 40) -> Any:
+    """An object of a few bytes for each time it holds itself twice."""
+    for _ in range(times):
+        first = double(first)
+    return first
+
+
+def small(persistence: Any, **changed: Any) -> _Call:
+    """A recorded generator that can be read, but for the changed constructor arguments."""
+    G = sg.Generator(z_dim=4, w_dim=4, **CONFIG, synthesis_kwargs=CHANNELS)
+    return recorded(
+        persistence, G, **{"z_dim": 4, "w_dim": 4, **CONFIG, "synthesis_kwargs": CHANNELS, **changed}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"z_dim": doubled([1], lambda x: [x, x])}, "more than 256 constructor arguments"),
+        ({"mapping_kwargs": {"num_layers": 2**17}}, "a mapping of 131072 layers"),
+        ({"synthesis_kwargs": {"channel_base": 2**17, "channel_max": 2**17}}, "more weights than the file"),
+    ],
+)
+def test_arguments_that_keep_busy_are_refused(
+    tmp_path: Path, persistence: Any, changed: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "busy.pkl"
+    path.write_bytes(pickle.dumps({"G_ema": small(persistence, **changed)}))
+    with pytest.raises(ValueError, match=message):
+        sg.load_official(path)
+
+
+def test_shared_modules_are_not_walked_again_and_again(tmp_path: Path, persistence: Any) -> None:
+    def double(module: Any) -> _Call:
+        state = {"_parameters": {}, "_buffers": {}, "_modules": {"a": module, "b": module}}
+        return _Call(persistence, {"class_name": "M", "state": state})
+
+    call = small(persistence)
+    call.call[1][0]["state"]["_modules"]["extra"] = doubled(double(small(persistence)), double)
+    path = tmp_path / "busy.pkl"
+    path.write_bytes(pickle.dumps({"G_ema": call}))
+    with pytest.raises(ValueError, match="one also has extra"):
+        sg.load_official(path)
+
+
+@pytest.mark.parametrize("use", [b"}h(K\x01s", b"}(h(K\x01u", b"(h(K\x01d", b"\x8f(h(\x90", b"(h(\x91"])
+def test_a_tuple_that_takes_for_ever_to_hash_is_refused(tmp_path: Path, use: bytes) -> None:
+    """As a key of a dict or in a set; each tuple holds the one before it twice."""
+    nested = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(40))
+    path = tmp_path / "busy.pkl"
+    path.write_bytes(b"\x80\x04" + nested + use + b".")
+    with pytest.raises(ValueError, match=r"busy\.pkl"):
+        sg.load_official(path)
+
+
+@contextmanager
+def at_most(memory: int) -> Iterator[None]:
+    """Fails where more bytes are taken at a time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < memory
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [b"}r\x00\x00\x00\x08.", b"\x96" + (2**33).to_bytes(8, "little") + b"."])
+def test_no_memory_is_reserved_on_the_word_of_a_file(tmp_path: Path, content: bytes) -> None:
+    """The number of a remembered object, and the length of a bytearray."""
+    path = tmp_path / "large.pkl"
+    path.write_bytes(content)
+    with at_most(2**25), pytest.raises(ValueError, match=r"large\.pkl"):
+        sg.load_official(path)
+
+
+def test_a_storage_used_many_times_is_not_copied(tmp_path: Path) -> None:
+    storage = torch.zeros(2**20).untyped_storage()
+    typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True)
+    calls = [_Call(torch._utils._rebuild_tensor_v2, typed, 0, (2**20,), (1,), False, {}) for _ in range(200)]
+    path = tmp_path / "large.pkl"
+    path.write_bytes(pickle.dumps({"other": calls}))
+    with at_most(2**25), pytest.raises(ValueError, match="holds none of the networks"):
+        sg.load_official(path)
+
+
+def test_missing_and_misshapen_weights_are_named_in_one_sentence(tmp_path: Path, persistence: Any) -> None:
+    path = tmp_path / "other.pkl"
+    for mapping, message in (
+        ({"num_layers": 12}, "lacks mapping.fc10, mapping.fc11, mapping.fc8\\)"),
+        ({"layer_features": 5}, r"mapping.fc0.weight is not of the shape \(5, 8\)"),
+    ):
+        path.write_bytes(pickle.dumps({"G_ema": small(persistence, mapping_kwargs=mapping)}))
+        with pytest.raises(ValueError, match=message) as caught:
+            sg.load_official(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, persistence: Any, value: float) -> None:
+    G = sg.Generator(z_dim=4, w_dim=4, **CONFIG, synthesis_kwargs=CHANNELS)
+    with torch.no_grad():
+        G.get_parameter("mapping.fc3.weight")[1, 2] = value
+    path = tmp_path / "broken.pkl"
+    kwargs = {"z_dim": 4, "w_dim": 4, **CONFIG, "synthesis_kwargs": CHANNELS}
+    path.write_bytes(pickle.dumps({"G_ema": recorded(persistence, G, **kwargs)}))
+    with pytest.raises(ValueError, match=r"broken\.pkl holds .* not finite \(G_ema\.mapping\.fc3\.weight\)"):
         sg.load_official(path)

@@ -95,9 +95,9 @@ def test_bad_files_are_a_sentence_and_leave_nothing(golden, tmp_path, use):
     path, out, proof = tmp_path / "file.pkl", tmp_path / "out", tmp_path / "executed"
     contents = {
         "asks for posix.system": pickle.dumps({"G_ema": Command(f"touch {proof}")}),
-        "ends too early": whole[: len(whole) // 2],
+        "cut off": whole[: len(whole) // 2],
         "is empty": b"",
-        "not a network-snapshot file": b"weights",
+        "no network-snapshot file": b"weights",
         "none of the networks": pickle.dumps({"epoch": 1}),
     }
     for sentence, content in contents.items():

@@ -32,6 +32,7 @@ NEARLY_BEST = 0.9
 # Mean sign of the discriminator's outputs on real images at which it tells all of them, at two ticks in a row: of 41 runs on 8 to 60
 # images of a class, the two that reached it had lost their images (KID above 0.4), none of the others had.
 OVERFITTED = 0.99
+FIRST_KIMG = 1.0  # before, discriminators begin by telling few images apart, and the mean is of few
 
 
 def spread(images: np.ndarray) -> float | None:
@@ -84,8 +85,8 @@ def troubles(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def overfitted(line: Mapping[str, Any]) -> bool:
-    """Whether the discriminator tells all real images from generated ones at a line of the metrics."""
-    return line["real_sign"] >= OVERFITTED
+    """Whether the discriminator tells all real images from generated ones at a line of the metrics, and not at first."""
+    return line["kimg"] >= FIRST_KIMG and line["real_sign"] >= OVERFITTED
 
 
 def is_best(lines: Sequence[Mapping[str, Any]]) -> bool:

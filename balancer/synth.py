@@ -181,7 +181,7 @@ def synthesise(
 
 
 def _tuning(data: PreparedDataset) -> str:
-    return f"`balancer train --init builtin --data {data.root}`"
+    return f"`balancer train --init builtin --data {data.root} --unconditional 1 --ramp 1.5 --kimg 20`"
 
 
 def _advice(
@@ -200,7 +200,11 @@ def _advice(
             )
             (few if only_few else bad).append(label)
     tuning = f"fine-tuning ({_tuning(data)})"
-    training = tuning if _is_builtin(generator) else "a longer training (`balancer train --resume --kimg`)"
+    training = (
+        tuning
+        if _is_builtin(generator)
+        else f"a longer training (`balancer train --data {data.root} --out {generator.path} --resume --kimg K`)"
+    )
     sentences = []
     if few:
         sentences.append(f"What may help {' and '.join(few)}: a larger --n, for more candidates to judge.")

@@ -42,9 +42,9 @@ def find_cells(field: np.ndarray) -> list[Box]:
     )
     nuclei = _nuclei(small)
     boxes: list[Box] = []
-    found = segment([_window(field, nucleus, shrink)[0] for nucleus in nuclei])
-    for nucleus, one in zip(nuclei, found, strict=True):
-        _, left, top = _window(field, nucleus, shrink)
+    windows = [_window(field, nucleus, shrink) for nucleus in nuclei]
+    found = segment([pixels for pixels, _, _ in windows])
+    for (_, left, top), one in zip(windows, found, strict=True):
         rows, columns = (np.flatnonzero(one.mask.any(axis)) for axis in (1, 0))
         if one.flag or not len(rows):
             continue
@@ -69,10 +69,11 @@ def _nuclei(field: np.ndarray) -> list[tuple[float, float, float]]:
         return []
     depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(stained), 1)
     # The typical radius: of the part in which the middle one of all stained pixels lies.
-    areas = np.sort(np.bincount(ndimage.label(stained)[0].ravel())[1:])
+    regions = ndimage.label(stained)[0]
+    areas = np.sort(np.bincount(regions.ravel())[1:])
     typical = areas[np.searchsorted(areas.cumsum(), areas.sum() / 2)]
     apart = max(2, round(0.7 * min(float(np.sqrt(typical / np.pi)), 2 * float(depth.max()))))
-    peaks = peak_local_max(depth, min_distance=apart, labels=ndimage.label(stained)[0], exclude_border=False)
+    peaks = peak_local_max(depth, min_distance=apart, labels=regions, exclude_border=False)
     markers = np.zeros(stained.shape, dtype=int)
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
     parts = [part for part in regionprops(watershed(-depth, markers, mask=stained)) if part.area > 4]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from balancer.files import new_directory, write_csv, write_json, write_text
+from balancer.pages import data_uri, templates
 from balancer.quality.labels import LabelCheck
 
 SHOWN = 200  # suspects with a picture; of 128 px they make a page of about 7 MB
@@ -21,25 +19,22 @@ def write_labels(check: LabelCheck, out: Path, overwrite: bool = False) -> None:
     The page is self-contained: style inline, pictures as data URIs, no script, no network. Raises InputError when `out`
     exists and `overwrite` is false.
     """
-    environment = Environment(
-        loader=PackageLoader("balancer.quality", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
     suspects = check.suspects
-    page = environment.get_template("labels.html.j2").render(
-        check=check,
-        info=check.describe(),
-        by_class=suspects["label"].value_counts().to_dict(),
-        total=check.table["label"].value_counts().to_dict(),
-        suspects=_cells(check, suspects.head(SHOWN)),
-        typical={
-            label: _cells(check, _typical(check, label))
-            for label in check.data.classes
-            if check.recall[label]
-        },
+    page = (
+        templates("balancer.quality")
+        .get_template("labels.html.j2")
+        .render(
+            check=check,
+            info=check.describe(),
+            by_class=suspects["label"].value_counts().to_dict(),
+            total=check.table["label"].value_counts().to_dict(),
+            suspects=_cells(check, suspects.head(SHOWN)),
+            typical={
+                label: _cells(check, _typical(check, label))
+                for label in check.data.classes
+                if check.recall[label]
+            },
+        )
     )
     with new_directory(out, overwrite) as folder:
         write_csv(folder / "labels.csv", check.table)
@@ -57,5 +52,5 @@ def _cells(check: LabelCheck, rows: Any) -> list[dict[str, Any]]:
     cells = rows.to_dict("records")
     for cell in cells:
         picture = (check.data.root / cell["file_name"]).read_bytes()
-        cell["uri"] = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        cell["uri"] = data_uri(picture, "image/png")
     return cells

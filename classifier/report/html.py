@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from balancer.files import write_text
+from balancer.pages import data_uri, templates
 from balancer.quality.gate import GOOD
 from classifier.report.examples import KINDS
 from classifier.report.plots import NARROW, WIDE, arms_plot, primary_plot
@@ -23,13 +22,7 @@ def write_report(report: dict[str, Any], out: Path) -> None:
 
     `report`: what `classifier.compare.summarise` returns. Example images are taken from `out/examples`.
     """
-    environment = Environment(
-        loader=PackageLoader("classifier.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = templates("classifier.report")
     environment.filters |= {"signed": signed, "count": count, "interval": interval, "p_value": p_value}
     study, primary = report["study"], report["conclusion"]["primary"]
     text = environment.get_template("report.html.j2").render(
@@ -114,11 +107,7 @@ def p_value(value: float) -> str:
 
 
 def _svg_uri(svg: str) -> str:
-    return _uri(svg.encode(), "image/svg+xml")
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return data_uri(svg.encode(), "image/svg+xml")
 
 
 def _examples(classes: Sequence[str], folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -135,4 +124,4 @@ def _examples(classes: Sequence[str], folder: Path) -> dict[str, dict[str, dict[
 def _picture(path: Path) -> dict[str, Any]:
     with Image.open(path) as row:
         images = row.width // row.height
-    return {"uri": _uri(path.read_bytes(), "image/png"), "images": images}
+    return {"uri": data_uri(path.read_bytes(), "image/png"), "images": images}

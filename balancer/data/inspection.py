@@ -17,8 +17,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from balancer.data.dataset import SPLITS, PreparedDataset
 from balancer.data.splits import few_images
-from balancer.imaging.duplicates import clusters, describe, pairs_of_described
-from balancer.imaging.same_cell import SIDE, pictures, same_cell_pairs
+from balancer.imaging.duplicates import clusters, describe
+from balancer.imaging.same_cell import SIDE, duplicate_pairs, pictures
 from balancer.imaging.scale import SEEN, STRUCTURES
 from balancer.progress import stage, track
 
@@ -91,7 +91,7 @@ def inspect(data: PreparedDataset) -> Findings:
     rows["pixels"] = [digest for part in seen for digest in part[3]]
 
     exact = _equal_pairs(rows, "source_sha256") | _equal_pairs(rows, "pixels")
-    near = ({(i, j) for i, j, _ in pairs_of_described(described)} | set(same_cell_pairs(shown))) - exact
+    near = duplicate_pairs(described, shown) - exact
     same = sorted(exact | near)
     cluster = clusters(len(rows), same)
     largest = np.flatnonzero(cluster == np.bincount(cluster).argmax()) if same else np.empty(0, dtype=int)

@@ -35,8 +35,8 @@ from balancer.data.wording import lines, number, some
 from balancer.errors import InputError, unknown_name
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from balancer.imaging import stain as stains
-from balancer.imaging.duplicates import describe, pairs_of_described
-from balancer.imaging.same_cell import pictures, same_cell_pairs
+from balancer.imaging.duplicates import describe
+from balancer.imaging.same_cell import duplicate_pairs, pictures
 from balancer.imaging.scale import to_scale, valid_scale
 from balancer.progress import note, stage, track
 
@@ -169,7 +169,7 @@ def prepare(
         _check_classes(source, classes, table, skipped, notes)
         kind = _kind(source, table)
 
-        near = sorted({*((i, j) for i, j, _ in pairs_of_described(described)), *same_cell_pairs(shown)})
+        near = sorted(duplicate_pairs(described, shown))
         columns = [table[column].to_numpy() for column in (*group_by, "pixel_sha256")]
         table["group"] = _group_names(table, join_groups(columns, near, len(table)), group_by)
         duplicates = _exact_duplicates(table, notes)

@@ -21,6 +21,7 @@ from scipy.ndimage import center_of_mass, gaussian_filter, label, map_coordinate
 from scipy.spatial import cKDTree
 from skimage.filters import threshold_multiotsu
 
+from balancer.imaging.duplicates import pairs_of_described
 from balancer.progress import track
 
 SIDE = 64  # pixels at which cells are compared
@@ -80,6 +81,14 @@ def anchors(red: np.ndarray) -> np.ndarray:
                 if areas[part] >= max(_SMALLEST, 0.3 * areas.max()):
                     found.append((*center_of_mass(parts == part + 1), np.sqrt(areas[part] / np.pi), kind))
     return np.array(found, dtype=np.float32).reshape(-1, 4)
+
+
+def duplicate_pairs(described: np.ndarray, shown: np.ndarray) -> set[tuple[int, int]]:
+    """The pairs (i, j), i < j, of images that show the same picture or the same cell.
+
+    `described` is what `duplicates.describe` gives of the images, `shown` what `pictures` gives.
+    """
+    return {(i, j) for i, j, _ in pairs_of_described(described)} | set(same_cell_pairs(shown))
 
 
 def same_cell_pairs(shown: np.ndarray) -> list[tuple[int, int]]:

@@ -59,19 +59,20 @@ def best(points: pd.DataFrame, number: int) -> list[str]:
     return table.loc[~table["vetoed"].astype(bool), "method"].head(number).tolist()
 
 
-def default_sentence(points: pd.DataFrame, finalists: Sequence[str], lengths: Sequence[float]) -> str:
-    """The default that follows: the best of the finalists' settings, each a method and a length."""
+def best_sentence(
+    points: pd.DataFrame, finalists: Sequence[str], lengths: Sequence[float], default: bool = True
+) -> str:
+    """The best of the finalists' settings, each a method and a length: the `default` that follows, or who is ahead."""
     rows = points[points["method"].isin(finalists) & points["kimg"].isin(lengths)]
     rows = rows.assign(setting=rows["method"] + rows["kimg"].map(", {:g} kimg".format))
     board = leaderboard(rows, by="setting")
     if board.empty or board["vetoed"].all():
-        return (
-            "No default follows: no setting remains that was measured on held-out images and does not copy."
-        )
+        lead = "No default follows" if default else "None is ahead"
+        return f"{lead}: no setting remains that was measured on held-out images and does not copy."
     first = board.iloc[0]
     others = [f"{row['setting']} {row['rank']:.2f}" for row in board.iloc[1:].to_dict("records")]
     sentence = (
-        f"The default that follows is {first['setting']}: mean rank {first['rank']:.2f} over {first['cases']} "
+        f"{'The default that follows' if default else 'Ahead'} is {first['setting']}: mean rank {first['rank']:.2f} over {first['cases']} "
         f"{'case' if first['cases'] == 1 else 'cases'} that all settings have"
     )
     sentence += f" ({', '.join(others)})" if others else ""
@@ -94,6 +95,7 @@ def _not_told_apart(rows: pd.DataFrame, setting: str) -> list[str]:
 
 
 def markdown(
+    title: str,
     points: pd.DataFrame,
     gains: pd.DataFrame,
     refused: Sequence[tuple[str, str]],
@@ -101,7 +103,7 @@ def markdown(
     conclusion: str,
 ) -> str:
     """The page with all of it; every figure comes from the tables."""
-    parts = ["# Which default for a rare class?", *about, RULE, f"**{conclusion}**"]
+    parts = [f"# {title}", *about, RULE, f"**{conclusion}**"]
     for (dataset, limits), rows in points.groupby(["dataset", "limits"], sort=False):
         parts += [f"## {dataset}, train images limited to {limits}", _measures(rows)]
         of_case = gains[(gains["dataset"] == dataset) & (gains["limits"] == limits)]

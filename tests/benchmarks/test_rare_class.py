@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,16 @@ def test_the_default_is_a_method_and_a_length_and_names_what_it_cannot_tell_apar
         ("a", 8, A, 5, 0.10, 0, 1), ("a", 8, B, 5, 0.11, 0, 1), ("a", 8, A, 20, 0.3, 0, 4), ("a", 8, B, 20, 0.05, 0, 4),
         ("a", 60, A, 5, 0.9, 0, 1), ("a", 60, B, 5, 0.1, 0, 1),  # measured at 5 kimg alone: no case of all settings
     )  # fmt: skip
-    sentence = rare_class_rules.default_sentence(table, [A, B], (5, 20))
+    sentence = rare_class_rules.best_sentence(table, [A, B], (5, 20))
     assert sentence.startswith(f"The default that follows is {B}, 20 kimg: mean rank 1.00 over 1 case ")
     assert f"({A}, 5 kimg 2.00, {B}, 5 kimg 3.00, {A}, 20 kimg 4.00)" in sentence
     assert "overlap" not in sentence
-    only = rare_class_rules.default_sentence(table[table["kimg"] == 5], [A, B], (5, 20))
+    only = rare_class_rules.best_sentence(table[table["kimg"] == 5], [A, B], (5, 20))
     assert only.startswith(f"The default that follows is {B}, 5 kimg: mean rank 1.50 over 2 cases ")
-    near = rare_class_rules.default_sentence(table[table["n"] == 8], [A, B], (5,))
+    near = rare_class_rules.best_sentence(table[table["n"] == 8], [A, B], (5,))
     assert f"overlap in every case with {B}, 5 kimg" in near
     table["copies"] = 0.5
-    assert rare_class_rules.default_sentence(table, [A, B], (5, 20)).startswith("No default follows")
+    assert rare_class_rules.best_sentence(table, [A, B], (5, 20)).startswith("No default follows")
 
 
 def study(tmp_path: Path, **sizes: Any) -> Study:
@@ -141,6 +142,29 @@ def test_the_whole_study_then_nothing_is_left_to_do(tmp_path: Path, monkeypatch:
     page = rare_class.table(root, tmp_path / "results", tiny)
     assert "The default that follows is stylegan2-ada scratch" in page and "Not finished" not in page
     assert len(pd.read_csv(tmp_path / "results" / "rare-class.csv")) == len(table)
+
+
+def test_chosen_methods_skip_the_search_and_go_to_the_other_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rare_class, "inception", Colours)
+    method = "stylegan2-ada scratch none"
+    tiny, root = study(tmp_path, methods=(method,), others=(("mine", (("a", 8),)),)), tmp_path / "out"
+    tiny = replace(tiny, sources={"mine": tiny.sources["pbc"]})
+    lengths = ["0.032 kimg", "0.048 kimg"]
+    expected = [name for kimg in lengths for name in (f"other sets, {kimg}", f"macro-F1, {kimg}")]
+    assert do_all(tiny, root) == expected
+    page = rare_class.table(root, tmp_path / "results", tiny)
+    assert page.startswith("# The finalists on other sets") and f"**Ahead is {method}" in page
+    assert len(pd.read_csv(tmp_path / "results" / "rare-class-others.csv")) == 2
+    assert len(pd.read_csv(tmp_path / "results" / "rare-class-others-f1.csv")) == 2 * 2
+
+
+def test_a_method_that_is_no_method_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="family, start, measure"):
+        rare_class.main(
+            ["run", "--pbc", str(tmp_path), "--out", str(tmp_path / "out"), "--method", "a b c d"]
+        )
 
 
 def test_no_default_is_named_before_the_stages_it_rests_on_are_finished(

@@ -361,8 +361,9 @@ def train(data: Path, out: Path | None, overwrite: bool, resume: bool, device: s
         raise InputError("--resume needs --out: the run that is to go on.")
     dataset, where = PreparedDataset.load(data), choose_device(device)
     source = read_source(init, dataset.resolution) if init is not None else None
-    name = settings.pop("generator") or (source.generator if source else "stylegan2-ada")
-    config = GeneratorConfig(generator=name, **settings)
+    if settings["generator"] is None:
+        settings["generator"] = source.generator if source else "stylegan2-ada"
+    config = GeneratorConfig(**settings)
     out = out or new_output("generator")
     if dry_run:
         planned = plan(dataset, config, out, init=source, resume=resume, overwrite=overwrite, device=where).run

@@ -13,6 +13,7 @@ import pandas as pd
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
+from balancer.progress import note
 from classifier.arms import Arm
 from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, save_weights
 from classifier.models import resolve_size
@@ -39,6 +40,9 @@ def train_run(
     out = Path(out)
     refuse_existing(out, overwrite, [data.root, *(images.root for images in synthetic)])
     check_synthetic(data, synthetic)
+    for images in synthetic:
+        if images.table.empty:
+            note(f"Nothing in {images.root} passed the gate, so that it adds no image.")
     for split in ("train", "validation", "test"):
         if data.tables[split].empty:
             raise InputError(

@@ -157,11 +157,23 @@ def load_generator(run: Path, device: torch.device | str = "cpu") -> TrainedGene
         raise InputError(f"{path} does not hold the network that it describes ({reason}); {again}.") from None
     if not all(t.isfinite().all() for t in tensors.values()):
         raise InputError(f"{path} has weights that are no finite numbers; {again}.")
-    return TrainedGenerator(
+    trained = TrainedGenerator(
         path=run,
         classes=tuple(info["classes"]),
         resolution=int(info["resolution"]),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         info=info,
-        network=network.to(device).eval().requires_grad_(False),
+        network=network.eval().requires_grad_(False),
     )
+    try:
+        size = trained.generate(trained.classes[-1], [0]).shape[1]
+    except (IndexError, RuntimeError):
+        raise InputError(
+            f"{path} does not know the {len(trained.classes)} classes that its metadata names; {again}."
+        ) from None
+    if size != trained.resolution:
+        raise InputError(
+            f"{path} makes images of {size} px, where its metadata says {trained.resolution} px; {again}."
+        )
+    network.to(device)
+    return trained

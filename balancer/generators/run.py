@@ -87,6 +87,11 @@ def check_resumable(out: Path, data: PreparedDataset, config: GeneratorConfig) -
         )
     if saved["data"]["fingerprint"] != data.fingerprint or saved["resolution"] != data.resolution:
         raise InputError(f"{out} was trained on other data ({saved['data']['path']}); resume it with that.")
+    begun = saved["training"].get("generator")
+    if begun != config.generator:
+        raise InputError(
+            f"{out} was begun with --generator {begun}, not {config.generator}; a resume keeps the settings."
+        )
     settings = config.to_json().items()
     differing = [name for name, v in settings if name not in FREE and saved["training"].get(name) != v]
     if differing:

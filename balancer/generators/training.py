@@ -67,7 +67,9 @@ def train(
         kimg = start * config.batch_size / 1000
         note(f"{out} has been trained for {kimg:g} kimg already; nothing is left to do.")
 
-    ticks = np.unique(np.linspace(0, config.steps, config.ticks + 1).round().astype(int))[1:]
+    ticks = np.unique(np.linspace(0, config.steps, min(config.ticks, config.steps) + 1).round().astype(int))[
+        1:
+    ]
     totals: dict[str, Tensor] = {}
     since, clock = start, time.monotonic()
     for step in track(range(start, config.steps), f"Training {config.generator}", config.steps - start):

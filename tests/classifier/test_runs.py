@@ -101,6 +101,17 @@ def test_synthetic_images_are_trained_on_and_test_is_not(
     np.testing.assert_array_equal(given["validation"], data.images("validation")[:])
 
 
+def test_a_synthetic_set_that_adds_nothing_is_said(
+    make_prepared: Prepared, make_synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(runs, "note", notes.append)
+    data = make_prepared()
+    synthetic = make_synthetic(data)
+    train_run(data, [replace(synthetic, table=synthetic.table[:0])], QUICK, tmp_path / "run")
+    assert notes == [f"Nothing in {synthetic.root} passed the gate, so that it adds no image."]
+
+
 def test_files_of_any_shape_are_predicted_as_prepared_ones_are(
     make_prepared: Prepared, tmp_path: Path
 ) -> None:

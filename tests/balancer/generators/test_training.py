@@ -163,6 +163,11 @@ def test_wrong_settings_are_refused_before_any_work(data, tmp_path, wrong, sente
     assert not (tmp_path / "run").exists()
 
 
+def test_more_ticks_than_steps_are_a_tick_per_step(data, tmp_path):
+    run = train(data, replace(CONFIG, kimg=0.016, ticks=10**12), tmp_path / "run")
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_plan_is_what_a_run_begins_with_and_writes_nothing(data, run, tmp_path):
     planned = plan(data, CONFIG, tmp_path / "new" / "run")
     assert (planned.start, planned.resume, list(tmp_path.iterdir())) == (0, False, [])
@@ -213,6 +218,8 @@ def test_a_class_without_train_images_cannot_be_trained_on_alone(make_dataset, t
 def test_a_run_is_resumed_only_with_its_own_data_and_settings(run, data, make_dataset, tmp_path):
     with pytest.raises(InputError, match="another learning_rate"):
         train(data, replace(CONFIG, learning_rate=0.1), run, resume=True)
+    with pytest.raises(InputError, match="begun with --generator stylegan2-ada, not acdb; a resume"):
+        train(data, replace(CONFIG, generator="acdb"), run, resume=True)
     other = make_dataset(tmp_path / "other", COUNTS, resolution=16, seed=1)
     with pytest.raises(InputError, match="other data"):
         train(other, CONFIG, run, resume=True)

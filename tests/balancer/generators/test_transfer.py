@@ -367,6 +367,8 @@ def test_weights_that_are_not_whole_are_a_sentence(style):
         (weights, {**info, "network": {}}, "does not hold the network that it describes"),
         ({n: t for n, t in weights.items() if n != first}, info, f"Missing key.*{first}"),
         ({**weights, first: weights[first] * float("nan")}, info, "weights that are no finite numbers"),
+        (weights, {**info, "resolution": 64}, "makes images of .* px, where its metadata says 64 px"),
+        (weights, {**info, "classes": list("abcdefgh")}, "does not know the 8 classes"),
     ):
         save_tensors(path, tensors, about)
         with pytest.raises(InputError, match=sentence) as raised:

@@ -28,6 +28,12 @@ SIZE_DEPENDENT = {
     "coverage": coverage,
     "authenticity": authenticity,
 }
+KID_LIES = {
+    "pass": "lies below",
+    "warn": "lies across",
+    "fail": "lies above",
+    "insufficient-data": "is less certain than",
+}
 
 Metric = dict[str, Any]  # value, ci, real_vs_real, real_vs_real_ci, note; None where it cannot be estimated
 
@@ -223,10 +229,7 @@ def _copy_scores(found: copies.Copies, real: RealClass) -> pd.DataFrame:
 def _judge_kid(
     y: np.ndarray, real: RealClass, classes: Mapping[str, RealClass], rules: Rules, seed: int
 ) -> tuple[Metric, tuple[str, str]]:
-    """Pass below the margin, fail above it, warn across it; insufficient-data where the interval is wider than it.
-
-    Real-vs-real has an expectation of exactly 0 (KID is unbiased), so that the excess over it is KID itself.
-    """
+    """`kid.decide` by the margin: the rules' share of the KID between the class and its nearest other class."""
     rule = rules["kid"]
     x = real.reference
     value, ci = kid.compute(x, y), kid.interval(x, y, rule["confidence"])
@@ -250,16 +253,9 @@ def _judge_kid(
         f"KID {value:.4f} [{ci[0]:.4f}, {ci[1]:.4f}] {{}} the margin {margin:.4f}, {rule['margin']:g} of the KID between "
         f"real {real.label} and {nearest}, the nearest class"
     )
-    if ci[0] > margin:
-        return metric, ("fail", sentence.format("lies above") + ".")
-    if (ci[1] - ci[0]) / 2 > margin:
-        return metric, (
-            "insufficient-data",
-            sentence.format("is less certain than") + f": {len(x)} real images are too few to decide.",
-        )
-    if ci[1] < margin:
-        return metric, ("pass", sentence.format("lies below") + ".")
-    return metric, ("warn", sentence.format("lies across") + ".")
+    verdict = kid.decide(ci, margin)
+    few = f": {len(x)} real images are too few to decide" if verdict == "insufficient-data" else ""
+    return metric, (verdict, sentence.format(KID_LIES[verdict]) + few + ".")
 
 
 def _size_dependent(y: np.ndarray, real: RealClass, rules: Rules, seed: int) -> dict[str, Metric]:

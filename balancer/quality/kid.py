@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import stats
 
@@ -32,7 +34,29 @@ def interval(x: np.ndarray, y: np.ndarray, confidence: float = 0.95) -> tuple[fl
     """
     if min(len(x), len(y)) < 4:
         return None
-    return _interval(kernel(x, x), kernel(y, y), kernel(x, y), confidence)
+    kxy = kernel(x, y)
+    level = kxy.mean()  # taken off, as sums of squares would lose digits to it
+    kxx, kyy, kxy = kernel(x, x) - level, kernel(y, y) - level, kxy - level
+    _, (low, high) = estimate(_sums(kxx, kxy), _sums(kyy, kxy.T), (kxy**2).sum(), confidence)
+    return float(low), float(high)
+
+
+def decide(ci: tuple[float, float], margin: float) -> str:
+    """The verdict on a class whose KID has the interval `ci`, with a margin that was stated before.
+
+    Real-vs-real has an expectation of exactly 0 (KID is unbiased), so that the excess over it is KID itself. `fail`
+    where all of the interval lies above the margin, `pass` where all of it lies below; across it `warn`, or
+    `insufficient-data` where half the interval is wider than the margin, so that hardly any value could pass.
+
+    >>> decide((-0.01, 0.02), 0.03), decide((0.02, 0.04), 0.03), decide((-0.05, 0.05), 0.03), decide((0.04, 0.2), 0.03)
+    ('pass', 'warn', 'insufficient-data', 'fail')
+    """
+    low, high = ci
+    if low > margin:
+        return "fail"
+    if (high - low) / 2 > margin:
+        return "insufficient-data"
+    return "pass" if high < margin else "warn"
 
 
 def real_vs_real(real: np.ndarray, m: int, n: int, draws: int, seed: int) -> np.ndarray:
@@ -53,39 +77,55 @@ def _mmd2(kxx: np.ndarray, kyy: np.ndarray, kxy: np.ndarray) -> float:
     return float(within_x + within_y - 2 * kxy.mean())
 
 
-def _interval(kxx: np.ndarray, kyy: np.ndarray, kxy: np.ndarray, confidence: float) -> tuple[float, float]:
-    m, n = kxy.shape
-    value = _mmd2(kxx, kyy, kxy)
-    of_x = _jackknife_variance(kxx, kxy)
-    of_y = _jackknife_variance(kyy, kxy.T)
-    centred = kxy - kxy.mean(axis=0) - kxy.mean(axis=1, keepdims=True) + kxy.mean()
+class Sums(NamedTuple):
+    """Sums over the kernels of one sample, all that KID and its interval need; leading axes are draws."""
+
+    own: np.ndarray  # …×m, Σ_{j≠i} k(xi, xj)
+    other: np.ndarray  # …×m, Σ_j k(xi, yj)
+    squares: np.ndarray  # …, Σ_{i≠j} k(xi, xj)²
+
+
+def estimate(
+    x: Sums, y: Sums, squares: np.ndarray, confidence: float
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """KID and its `interval`, each of the leading axes, from sums of kernels; `squares` is Σ k(xi, yj)². m, n >= 4.
+
+    A constant taken off all kernels changes nothing but the rounding.
+    """
+    m, n = x.own.shape[-1], y.own.shape[-1]
+    between = x.other.sum(-1) / (m * n)
+    value = x.own.sum(-1) / (m * (m - 1)) + y.own.sum(-1) / (n * (n - 1)) - 2 * between
+    of_x, of_y = _jackknife_variance(x, n), _jackknife_variance(y, m)
+    centred = squares - (x.other**2).sum(-1) / n - (y.other**2).sum(-1) / m + m * n * between**2
     of_pairs = (
-        2 * _pair_variance(kxx) / (m * (m - 1))
-        + 2 * _pair_variance(kyy) / (n * (n - 1))
-        + 4 * (centred**2).sum() / ((m - 1) * (n - 1)) / (m * n)
+        2 * _pair_variance(x) / (m * (m - 1))
+        + 2 * _pair_variance(y) / (n * (n - 1))
+        + 4 * centred / ((m - 1) * (n - 1)) / (m * n)
     )
-    variance = max(of_x + of_y - of_pairs, of_pairs)
+    variance = np.maximum(of_x + of_y - of_pairs, of_pairs)
     # Welch and Satterthwaite; rows that are all alike have no variance and one degree of freedom fewer.
-    freedom = (of_x + of_y) ** 2 / max(of_x**2 / (m - 1) + of_y**2 / (n - 1), np.finfo(float).tiny)
-    half = stats.t.ppf(0.5 + confidence / 2, max(freedom, min(m, n) - 1)) * np.sqrt(variance)
-    return float(value - half), float(value + half)
+    spread = np.maximum(of_x**2 / (m - 1) + of_y**2 / (n - 1), np.finfo(float).tiny)
+    freedom = np.maximum((of_x + of_y) ** 2 / spread, min(m, n) - 1)
+    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(np.maximum(variance, 0))
+    return value, (value - half, value + half)
 
 
-def _jackknife_variance(kxx: np.ndarray, kxy: np.ndarray) -> float:
-    """The part of the delete-one variance that comes from leaving out the rows of x."""
-    m, n = kxy.shape
-    row = kxx.sum(axis=1) - np.diag(kxx)
-    cross = kxy.sum(axis=1)
-    without = (row.sum() - 2 * row) / ((m - 1) * (m - 2)) - 2 * (cross.sum() - cross) / ((m - 1) * n)
-    return float((m - 1) * without.var())
+def _sums(kxx: np.ndarray, kxy: np.ndarray) -> Sums:
+    diagonal = np.diag(kxx)
+    return Sums(kxx.sum(axis=1) - diagonal, kxy.sum(axis=1), (kxx**2).sum() - (diagonal**2).sum())
 
 
-def _pair_variance(k: np.ndarray) -> float:
+def _jackknife_variance(x: Sums, n: int) -> np.ndarray:
+    """The part of the delete-one variance that comes from leaving out the rows of x, of m; n rows on the other side."""
+    m = x.own.shape[-1]
+    own = (x.own.sum(-1, keepdims=True) - 2 * x.own) / ((m - 1) * (m - 2))
+    other = (x.other.sum(-1, keepdims=True) - x.other) / ((m - 1) * n)
+    return (m - 1) * (own - 2 * other).var(-1)
+
+
+def _pair_variance(x: Sums) -> np.ndarray:
     """Unbiased estimate of E[h(x, x')²], h the kernel centred in both arguments (U-centring, Székely and Rizzo
-    2014, Ann. Stat. 42:2382); at least four rows."""
-    n = len(k)
-    k = k - np.diag(np.diag(k))
-    row = k.sum(axis=1) / (n - 2)
-    centred = k - row - row[:, None] + k.sum() / ((n - 1) * (n - 2))
-    np.fill_diagonal(centred, 0)
-    return float((centred**2).sum() / (n * (n - 3)))
+    2014, Ann. Stat. 42:2382), from sums; at least four rows."""
+    m = x.own.shape[-1]
+    centred = x.squares - 2 * (x.own**2).sum(-1) / (m - 2) + x.own.sum(-1) ** 2 / ((m - 1) * (m - 2))
+    return centred / (m * (m - 3))

@@ -88,11 +88,11 @@ def test_kid_jackknife_in_closed_form_equals_leaving_rows_out() -> None:
     for rows, found in (
         (
             [kid.compute(np.delete(x, i, 0), y) for i in range(9)],
-            kid._jackknife_variance(kernels[0], kernels[2]),
+            kid._jackknife_variance(kid._sums(kernels[0], kernels[2]), 6),
         ),
         (
             [kid.compute(x, np.delete(y, i, 0)) for i in range(6)],
-            kid._jackknife_variance(kernels[1], kernels[2].T),
+            kid._jackknife_variance(kid._sums(kernels[1], kernels[2].T), 9),
         ),
     ):
         assert found == pytest.approx((len(rows) - 1) * np.var(rows), rel=1e-8)

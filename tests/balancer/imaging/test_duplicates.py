@@ -100,3 +100,31 @@ def test_false_pairs_on_real_cells_are_rare(real_data) -> None:
     assert len(near_duplicate_pairs(images)) <= 0.001 * len(images)
     copies = np.stack([recompressed(np.fliplr(image), 60) for image in images[:100]])
     assert (find_copies(copies, images)[0] == np.arange(100)).all()
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_shifted_copies_are_found(size: int) -> None:
+    """Moved by up to 3 px (2 at 32 px), turned over, blurred and recompressed; and others of the same sort are not."""
+    wide = cells(40, size + 8, seed=4)
+    train = wide[:, 4:-4, 4:-4]
+    copies = []
+    for i, shift in enumerate(
+        ((0, 2), (-2, 1), (2, 2), (1, -2)) if size == 32 else ((0, 3), (-3, 1), (3, 3), (1, -3))
+    ):
+        moved = wide[i, 4 + shift[0] : 4 + shift[0] + size, 4 + shift[1] : 4 + shift[1] + size]
+        turned = apply_transform(moved, 2 * i + 1).astype(float)
+        copies.append(recompressed(gaussian_filter(turned, (0.4, 0.4, 0)).round().astype(np.uint8)))
+    index, similarity = find_copies(np.concatenate([np.stack(copies), cells(20, size, seed=5)]), train)
+    assert index.tolist() == [0, 1, 2, 3] + [-1] * 20
+    assert (similarity[:4] >= 0.9).all()
+
+
+def test_round_cells_on_an_empty_background_are_not_one(real_data) -> None:
+    """Lymphocytes that correlate by 0.9 and more, being discs; and pairs that are the same picture beside them."""
+    names = ["lymphocyte/031", "lymphocyte/062", "lymphocyte/102", "lymphocyte/286", "lymphocyte/288"]
+    names += ["lymphocyte/112", "lymphocyte/139", "neutrophil/157", "neutrophil/158"]
+    files = [real_data / f"segwbc/{name}.png" for name in names]
+    images = np.stack([np.asarray(Image.open(f).convert("RGB").resize((64, 64))) for f in files])
+    assert [pair[:2] for pair in near_duplicate_pairs(images)] == [(5, 6), (7, 8)]
+    assert find_copies(images[[0, 2, 4]], images[[1, 3]])[0].tolist() == [-1] * 3
+    assert find_copies(images[[6, 8]], images[[0, 1, 5, 7]])[0].tolist() == [2, 3]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,14 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from balancer.data.dataset import COLUMNS, FORMAT, SPLITS, fingerprint
 from balancer.data.decode import Crop, decode, image_size, make_square, stated_source, to_8_bits, white_level
 from balancer.data.images import read_prepared_image
+from balancer.data.seen import PERCEPTUAL_HASH, perceptual_hashes_of
 from balancer.data.sources import MASKS, SPLIT_NAMES, open_source
 from balancer.data.splits import (
     RATIOS,
@@ -37,7 +38,7 @@ from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from balancer.imaging import stain as stains
 from balancer.imaging.duplicates import describe
 from balancer.imaging.same_cell import duplicate_pairs, pictures
-from balancer.imaging.scale import to_scale, valid_scale
+from balancer.imaging.scale import scale_wanted, to_scale, valid_scale
 from balancer.progress import note, stage, track
 
 RESOLUTIONS = (32, 64, 128, 224)
@@ -76,6 +77,7 @@ class _Decoded:
 
     source_sha256: str  # of the file's bytes
     pixel_sha256: str  # of the decoded pixels at full size
+    perceptual_hash: str  # of the same, whatever the prepared image shows of them
     source_width: int
     source_height: int
     source: str  # real | rendered
@@ -261,7 +263,7 @@ def _check_imaging(
 ) -> None:
     for name, value in (("--um-per-pixel", um_per_pixel), ("--to-um-per-pixel", to_um_per_pixel)):
         if value is not None and not valid_scale(value):
-            raise InputError(f"{name} {value:g} is no scale; give a number of µm above 0.")
+            raise InputError(f"{name} {value:g} is no scale; {scale_wanted()}.")
     if crop == "pad" and to_um_per_pixel is not None:
         raise InputError(
             "--crop pad shows whole images, which --to-um-per-pixel cannot, all being of one scale and size; leave one out."
@@ -282,9 +284,7 @@ def _with_scale(
     wrong = stated.notna() & ~stated.map(valid_scale)
     if wrong.any():
         row = table[wrong].iloc[0]
-        raise InputError(
-            f"um_per_pixel of {row['source_file']} is {row['um_per_pixel']}; give a number above 0."
-        )
+        raise InputError(f"um_per_pixel of {row['source_file']} is {row['um_per_pixel']}; {scale_wanted()}.")
     scale = pd.to_numeric(stated).astype(float)
     if um_per_pixel is not None:
         if scale.notna().any():
@@ -329,7 +329,7 @@ def _choose_resolution(table: pd.DataFrame, to_um_per_pixel: float | None) -> in
 
 def _in_threads(function: Callable[[T], S], items: Sequence[T], description: str) -> list[S]:
     """Map over threads with progress; decoding and resizing release the interpreter's lock."""
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(cpu_count())
     try:
         return list(track(pool.map(function, items), description, total=len(items)))
     finally:
@@ -379,6 +379,7 @@ def _decode_all(
         return _Decoded(
             source_sha256=hashlib.sha256(paths[row].read_bytes()).hexdigest(),
             pixel_sha256=hashlib.sha256(b"%d %d " % (width, height) + pixels.tobytes()).hexdigest(),
+            perceptual_hash=perceptual_hashes_of(pixels),
             source_width=width,
             source_height=height,
             source=origin,
@@ -415,7 +416,7 @@ def _decode_all(
             f"{_images(len(skipped))} skipped, being unreadable:{lines([reason for _, reason in skipped])}"
         )
     table = table.iloc[list(decoded)].reset_index(drop=True).assign(row=list(decoded))
-    for name in ("source_sha256", "pixel_sha256", "source_width", "source_height", "source"):
+    for name in ("source_sha256", "pixel_sha256", PERCEPTUAL_HASH, "source_width", "source_height", "source"):
         table[name] = [getattr(one, name) for one in decoded.values()]
     sides = table[["source_width", "source_height"]].min(axis=1)
     if frame.to_um_per_pixel is None:
@@ -678,7 +679,7 @@ def _write_tables(aside: Path, table: pd.DataFrame, source: pd.DataFrame) -> Non
     each split alone, so a column is made to look the same in all of them: numbers with gaps are floats, and the gaps
     of a text column that is empty in a whole split become "unknown". Columns without any value are dropped.
     """
-    contract = (*COLUMNS, "source_file", "source_width", "source_height")
+    contract = (*COLUMNS, PERCEPTUAL_HASH, "source_file", "source_width", "source_height")
     own = source.loc[:, source.notna().any()].drop(
         columns=["path", "mask", "label", "source_file"], errors="ignore"
     )

@@ -5,7 +5,6 @@ The width of a pixel is `um_per_pixel`, in µm, of square pixels.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from balancer.errors import InputError
 
 # By the sampling theorem (Shannon 1949) a structure narrower than two pixels cannot be told from its neighbours.
 SEEN = 2.0
+LEAST, MOST = 1e-3, 1e3  # µm per pixel: wider than from electron microscopes to flatbed scanners
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,20 @@ def _short(value: float) -> str:
 
 
 def valid_scale(value: object) -> bool:
-    """Whether a value is a scale: a finite number above 0.
+    """Whether a value is a scale that an image can have: a number from 0.001 to 1000 (µm per pixel).
 
     >>> valid_scale("0.1"), valid_scale(0), valid_scale("unknown")
     (True, False, False)
     """
     try:
-        return 0 < float(value) < math.inf  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        return LEAST <= float(value) <= MOST  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         return False
+
+
+def scale_wanted() -> str:
+    """What a scale has to be, for the end of a sentence."""
+    return f"give the width of a pixel in µm, {LEAST:g} to {MOST:g}"
 
 
 def edge_colour(pixels: np.ndarray) -> np.ndarray:
@@ -80,12 +85,12 @@ def to_scale(
 
     What lies further than R/2 pixels from the centre is cut off; what is missing becomes a frame in the median colour
     of the edge (0 for masks). Lanczos resampling (antialiased), or the nearest pixel for masks (`nearest`). A side is
-    right to half a pixel. Raises InputError for a scale that is not above 0, and for an image that would shrink to
+    right to half a pixel. Raises InputError for a scale that is none, and for an image that would shrink to
     less than a pixel.
     """
     for value in (um_per_pixel, to_um_per_pixel):
         if not valid_scale(value):
-            raise InputError(f"A scale of {value:g} µm per pixel is impossible; give a number above 0.")
+            raise InputError(f"A scale of {value:g} µm per pixel is impossible; {scale_wanted()}.")
     factor = um_per_pixel / to_um_per_pixel
     sides = [min(resolution, round(side * factor)) for side in pixels.shape[:2]]
     if min(sides) < 1:

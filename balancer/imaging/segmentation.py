@@ -13,13 +13,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, overload
 
 import numpy as np
+from joblib import cpu_count
 from PIL import Image
 from scipy import ndimage
 from skimage.filters.rank import median
@@ -103,9 +103,7 @@ def segment(images: Array | Sequence[Array]) -> list[Segmentation] | Segmentatio
         for start in range(0, len(members), _CHUNK)
     ]
     found: dict[int, Segmentation] = {}
-    with ThreadPoolExecutor(
-        os.cpu_count()
-    ) as pool:  # most of it is spent in code that lets other threads run
+    with ThreadPoolExecutor(cpu_count()) as pool:  # most of it is spent in code that lets other threads run
         for part, results in zip(
             parts,
             pool.map(lambda part: _segment_alike(np.stack([working[i] for i in part])), parts),

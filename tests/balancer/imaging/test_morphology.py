@@ -261,6 +261,23 @@ def test_another_resolution_measures_the_same_cell() -> None:
             assert one[name] == pytest.approx(other[name], rel=tolerance), name
 
 
+@pytest.mark.parametrize("um_per_pixel", [None, UM])
+def test_a_huge_image_measures_the_same_cell_in_seconds(um_per_pixel: float | None) -> None:
+    small = measure(*ROUND, um_per_pixel)
+    larger = 20
+    y, x = (np.mgrid[: SIZE * larger, : SIZE * larger] + 0.5) / larger - SIZE / 2
+    image, mask = draw(np.hypot(x, y) < 35, np.hypot(x - 3, y - 2) < 20)
+    begun = time.process_time()
+    huge = measure(image, mask, um_per_pixel and um_per_pixel / larger)
+    assert time.process_time() - begun < 15  # at its own scale it took a quarter of an hour
+    for name, value in small.items():
+        power = 0 if um_per_pixel else {"px": 1, "px2": 2}.get(name.rsplit("_", 1)[-1], 0)
+        if name.startswith(("cell_", "nucleus_", "nc_ratio", "nuclei", "lobes", "other", "background")):
+            expected = None if value is None else pytest.approx(value * larger**power, rel=0.05, abs=0.06)
+            assert huge[name] == expected, name
+    assert huge["granules"] == huge["vacuoles"] == huge["nucleoli"] == 0
+
+
 def test_what_cannot_be_seen_is_not_measured() -> None:
     image, mask = ROUND
     coarse = measure(image, mask, 0.7)
@@ -294,7 +311,7 @@ def test_what_cannot_be_seen_is_not_measured() -> None:
 
 @pytest.mark.parametrize("level", [0, 130, 255])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (2, 2), (3, 5), (64, 64)])
-@pytest.mark.parametrize("scale", [None, 1e-9, 0.2, 1e9])
+@pytest.mark.parametrize("scale", [None, 1e-3, 0.2, 1e3])
 def test_images_of_one_colour_and_of_one_pixel_are_measured(
     level: int, shape: tuple[int, int], scale: float | None
 ) -> None:
@@ -321,10 +338,10 @@ def test_images_of_one_colour_and_of_one_pixel_are_measured(
         (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), None, "of the image's size"),
         (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), bool), None, "8-bit grey mask"),
         (np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 127, np.uint8), None, "grey level 127"),
-        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), 0.0, "above 0"),
-        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), -0.2, "above 0"),
-        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), float("nan"), "above 0"),
-        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), float("inf"), "above 0"),
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), 0.0, "0.001 to 1000"),
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), -0.2, "0.001 to 1000"),
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), float("nan"), "0.001 to 1000"),
+        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), float("inf"), "0.001 to 1000"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(

@@ -45,7 +45,7 @@ def test_what_is_missing_is_padded_and_what_is_too_much_cut_off() -> None:
 def test_one_pixel_and_extreme_scales() -> None:
     pixel = np.array([[[10, 200, 30]]], dtype=np.uint8)
     assert (to_scale(pixel, 0.3, 0.1, 16) == pixel).all()
-    assert (to_scale(pixel, 1e9, 1e-9, 16) == pixel).all()  # no memory for what is cut off
+    assert (to_scale(pixel, 1e3, 1e-3, 16) == pixel).all()  # no memory for what is cut off
     with pytest.raises(InputError, match="less than one pixel"):
         to_scale(pixel, 0.1, 1.0, 16)
 
@@ -54,7 +54,7 @@ def test_one_pixel_and_extreme_scales() -> None:
 def test_impossible_scales_are_refused(scale: float) -> None:
     assert not valid_scale(scale)
     for own, wanted in ((scale, 0.1), (0.1, scale)):
-        with pytest.raises(InputError, match="give a number above 0"):
+        with pytest.raises(InputError, match="give the width of a pixel in µm, 0.001 to 1000"):
             to_scale(disc((20, 20), 4), own, wanted, 16)
 
 

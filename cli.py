@@ -233,11 +233,12 @@ def segment_cells(paths: tuple[str, ...], out: Path | None, overwrite: bool, um_
     PATH: image files, folders or globs. Writes a mask per image (white nucleus, grey cytoplasm) and morphology.csv.
     """
     from balancer.data import expand_paths, new_output
+    from balancer.data.wording import number
     from balancer.segment import MORPHOLOGY, segment_files
 
     result = segment_files(expand_paths(paths), out or new_output("segmented"), um_per_pixel, overwrite)
     empty = "".join(f", {n} with {flag}" for flag, n in result.flags.items())
-    click.echo(f"Masks: {result.out} ({result.images} images{empty}); measurements in {result.out / MORPHOLOGY}")
+    click.echo(f"Masks: {result.out} ({number(result.images, 'image', 'images')}{empty}); measurements in {result.out / MORPHOLOGY}")
 
 
 @balancer.command()

@@ -57,6 +57,8 @@ def refuse_existing(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) ->
     for place in (Path(i).resolve() for i in inputs):
         if path.resolve() == place or path.resolve() in place.parents:
             raise InputError(f"{path} is or contains {place}, which is read here; choose another --out.")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path} is a link that leads nowhere; choose another --out.")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
@@ -87,10 +89,13 @@ def _sweep(path: Path) -> None:
 def new_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any error it vanishes.
 
-    Raises InputError when `path` exists, is not empty, and `overwrite` is false.
+    Raises InputError when `path` exists, is not empty, and `overwrite` is false, and where no folder can lie.
     """
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{path} would lie inside a file; choose another --out.") from None
     _sweep(path)
     if not overwrite:
         refuse_existing(path, overwrite)

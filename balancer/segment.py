@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from PIL import Image
 
-from balancer.data.decode import decode, to_8_bits, white_level
+from balancer.data.decode import decode, image_size, to_8_bits, white_level
 from balancer.errors import InputError
 from balancer.files import new_directory, refuse_existing, write_csv, write_mark
 from balancer.imaging.morphology import measure
+from balancer.imaging.scale import scale_wanted, valid_scale
 from balancer.imaging.segmentation import segment
 from balancer.progress import note, track
 
 MORPHOLOGY = "morphology.csv"
-_BATCH = 64
+_BATCH, _BATCH_PIXELS = 16, 2**24  # images that a process holds at a time, and what they measure together
+_WORTH_PROCESSES = 256  # images: below, processes start more slowly than one of them works
+
+Row = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -42,39 +47,70 @@ def segment_files(
     row per image: file_name (path as given), mask (path in `out`), flag (empty where a cell was found) and the
     columns of `balancer.imaging.morphology.measure`, in µm where `um_per_pixel`, the width of a pixel, is given.
     16-bit images are scaled by their own white level. A file that cannot be read is named in a note and left out.
-    Raises InputError when none can be read, two images would have the same mask, or `out` exists.
+    Many images are spread over the processors that this process may use. Raises InputError when none can be read,
+    two images would have the same mask, `out` exists, or the scale is none.
     """
+    if um_per_pixel is not None and not valid_scale(um_per_pixel):
+        raise InputError(f"--um-per-pixel {um_per_pixel:g} is no scale; {scale_wanted()}.")
     paths = [Path(path) for path in paths]
     refuse_existing(out, overwrite, paths)
     names = _mask_names(paths)
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     with new_directory(out, overwrite) as folder:
-        for start in track(range(0, len(paths), _BATCH), "Segmenting"):
-            images, read = [], []
-            for place in range(start, min(start + _BATCH, len(paths))):
-                try:
-                    pixels = decode(paths[place])
-                except InputError as error:
-                    note(f"Left out: {error}")
-                    continue
-                images.append(np.ascontiguousarray(to_8_bits(pixels, white_level(pixels))))
-                read.append(place)
-            for image, place, found in zip(images, read, segment(images), strict=True):
-                target = folder / names[place]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(found.mask).save(target)
-                head: dict[str, object] = {
-                    "file_name": str(paths[place]),
-                    "mask": names[place],
-                    "flag": found.flag,
-                }
-                rows.append(head | measure(image, found.mask, um_per_pixel))
+        batches = list(_batches(list(zip(paths, names, strict=True))))
+        count = cpu_count() if len(paths) >= _WORTH_PROCESSES else 1
+        # They end when nobody gives them work, so that none outlives for long a command that was killed.
+        with parallel_config("loky", n_jobs=count, idle_worker_timeout=20):
+            processes = Parallel(return_as="generator")
+        results = processes(delayed(_segment_batch)(batch, folder, um_per_pixel) for batch in batches)
+        for done, unreadable in track(results, "Segmenting", len(batches)):
+            rows += done
+            for reason in unreadable:
+                note(f"Left out: {reason}")
         if not rows:
-            raise InputError(f"None of the {len(paths)} files can be read as an image; give image files.")
+            none = "The file cannot" if len(paths) == 1 else f"None of the {len(paths)} files can"
+            raise InputError(f"{none} be read as an image; give image files.")
         write_csv(folder / MORPHOLOGY, pd.DataFrame(rows))
         write_mark(folder, "morphology")
     flags = Counter(str(row["flag"]) for row in rows if row["flag"])
     return Segmented(out, len(rows), dict(flags))
+
+
+def _batches(files: Sequence[tuple[Path, str]]) -> Iterator[list[tuple[Path, str]]]:
+    """The files in order, as many at a time as fit in memory together."""
+    batch: list[tuple[Path, str]] = []
+    pixels = 0
+    for path, name in files:
+        width, height = image_size(path) or (0, 0)
+        if batch and (len(batch) == _BATCH or pixels + width * height > _BATCH_PIXELS):
+            yield batch
+            batch, pixels = [], 0
+        batch.append((path, name))
+        pixels += width * height
+    yield batch
+
+
+def _segment_batch(
+    files: Sequence[tuple[Path, str]], folder: Path, um_per_pixel: float | None
+) -> tuple[list[Row], list[str]]:
+    """Write the masks of images, each under its name in `folder`: rows of morphology.csv, and what cannot be read."""
+    images, read, unreadable = [], [], []
+    for path, name in files:
+        try:
+            pixels = decode(path)
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
+        images.append(np.ascontiguousarray(to_8_bits(pixels, white_level(pixels))))
+        read.append((path, name))
+    rows = []
+    for image, (path, name), found in zip(images, read, segment(images), strict=True):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(found.mask).save(target)
+        head: Row = {"file_name": str(path), "mask": name, "flag": found.flag}
+        rows.append(head | measure(image, found.mask, um_per_pixel))
+    return rows, unreadable
 
 
 def _mask_names(paths: Sequence[Path]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import IO, Literal
 
@@ -12,6 +13,9 @@ from balancer.errors import InputError
 from balancer.imaging.scale import edge_colour, to_scale
 
 MAX_PIXELS = 100_000_000
+warnings.filterwarnings(
+    "ignore", category=Image.DecompressionBombWarning
+)  # size is judged here, in a sentence
 Crop = Literal["crop", "pad"]
 _DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 

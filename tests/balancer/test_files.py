@@ -155,3 +155,13 @@ def test_csv_round_trip(tmp_path: Path) -> None:
     table = pd.DataFrame({"a": ["x,y", 'q"'], "b": [1, 2]})
     write_csv(tmp_path / "t.csv", table)
     assert pd.read_csv(tmp_path / "t.csv").equals(table)
+
+
+def test_where_no_folder_can_lie_gets_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="would lie inside a file"), new_directory(tmp_path / "file" / "out"):
+        pass
+    with pytest.raises(InputError, match="leads nowhere"), new_directory(tmp_path / "link"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]

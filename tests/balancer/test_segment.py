@@ -9,9 +9,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from balancer import smear
+from balancer.data import expand_paths
+from balancer.data.decode import image_size
 from balancer.errors import InputError
 from balancer.imaging.segmentation import segment
-from balancer.segment import segment_files
+from balancer.segment import _batches, segment_files
 from cli import balancer
 
 
@@ -67,7 +69,7 @@ def test_a_file_and_a_glob(images, tmp_path):
 
 
 def test_what_is_refused(images, tmp_path):
-    with pytest.raises(InputError, match="None of the 1 files"):
+    with pytest.raises(InputError, match="The file cannot be read as an image"):
         segment_files([images / "broken.png"], tmp_path / "none")
     assert not (tmp_path / "none").exists()
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
@@ -87,3 +89,40 @@ def test_what_is_refused(images, tmp_path):
     assert "names no image" in result.stderr
     result = CliRunner().invoke(balancer, ["segment", str(images), "--um-per-pixel", "0"])
     assert result.exit_code == 2
+
+
+def test_processes_find_what_one_does(images, tmp_path, monkeypatch):
+    segment_files(expand_paths([images]), tmp_path / "one")
+    monkeypatch.setattr("balancer.segment._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("balancer.segment._BATCH", 2)
+    monkeypatch.setattr("balancer.segment.cpu_count", lambda: 2)
+    segment_files(expand_paths([images]), tmp_path / "two")
+    files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
+    assert len(files) == 7
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_large_images_are_not_held_together(images, monkeypatch):
+    files = [(path, path.name) for path in expand_paths([images])]
+    assert [len(batch) for batch in _batches(files)] == [6]
+    monkeypatch.setattr("balancer.segment._BATCH_PIXELS", 96 * 96 + 1)
+    batches = list(_batches(files))
+    assert [file for batch in batches for file in batch] == files
+    assert max(len([path for path, _ in batch if image_size(path) == (96, 96)]) for batch in batches) == 1
+
+
+def test_counts_of_one_read_well(images, tmp_path):
+    result = CliRunner().invoke(
+        balancer, ["segment", str(images / "dot.png"), "--out", str(tmp_path / "out")]
+    )
+    assert "(1 image, 1 with no cell)" in result.stdout
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "1e-300", "1e300"])
+def test_an_impossible_scale_is_refused(images, tmp_path, scale):
+    arguments = ["segment", str(images / "a.png"), "--out", str(tmp_path / "out"), "--um-per-pixel", scale]
+    result = CliRunner().invoke(balancer, arguments)
+    assert result.exit_code == 2, result.output
+    assert "--um-per-pixel" in result.stderr
+    assert not (tmp_path / "out").exists()

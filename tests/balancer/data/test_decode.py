@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -152,3 +154,13 @@ def test_any_image_is_read_at_the_size_of_a_model(tmp_path: Path) -> None:
     assert read_any_image(tmp_path / "a.png", 16).shape == (16, 16, 3)
     png16(tmp_path / "b.png", np.full((8, 8, 3), 4000, dtype=np.uint16))
     assert (read_any_image(tmp_path / "b.png", 16) == 255).all()
+
+
+def test_a_large_image_is_read_without_a_warning(tmp_path: Path) -> None:
+    """In a process of its own, since pytest has warnings its own way."""
+    Image.new("1", (9500, 10000)).save(tmp_path / "large.png")
+    code = "import sys; from balancer.data.decode import image_size; print(image_size(sys.argv[1]))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "large.png")], capture_output=True, text=True, check=True
+    )
+    assert (run.stdout.strip(), run.stderr) == ("(9500, 10000)", "")

@@ -2,11 +2,13 @@
 
 Every image is known by the hash of its source file; those that came with weights to start from also by a perceptual
 hash, which finds them in files that are not the same: at another resolution, recompressed, mirrored or turned, and
-at the crops in which the images of PBC are in use.
+at the crops in which the images of PBC are in use. `prepare` hashes the source images, before it brings them to a scale
+or normalises their stain, so that neither hides a picture.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +16,20 @@ import numpy as np
 import pandas as pd
 
 from balancer.data.dataset import PreparedDataset, read_table
+from balancer.data.decode import make_square
 from balancer.imaging.perceptual_hash import find_seen, middle, perceptual_hashes
 
-PERCEPTUAL_HASH = "perceptual_hash"  # the column of seen.csv: none, one or several by spaces, of crops
+# The column of seen.csv (none, one or several hashes by spaces, of crops) and of a prepared dataset's metadata.csv.
+PERCEPTUAL_HASH = "perceptual_hash"
 # What the builtin generators saw of PBC are the middle 256 of 360 px: originals are looked for with that crop too.
 ORIGINAL = 256 / 360
+_SIDE = 128  # pixels of the squares that are hashed
+
+
+def perceptual_hashes_of(pixels: np.ndarray) -> str:
+    """Two perceptual hashes by a space, of the centre square of a source image (uint8 H×W×3) and of the `ORIGINAL` crop of it."""
+    square = make_square(pixels, _SIDE)[None]
+    return " ".join(perceptual_hashes(np.concatenate([square, middle(square, ORIGINAL)])))
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,15 @@ class Seen:
         known = table["source_sha256"].isin(list(self.files)).to_numpy(copy=True)
         if self.pictures:
             left = np.flatnonzero(~known)
-            images = data.images(split)[left]
-            for crop in (images, middle(images, ORIGINAL)):
-                known[left] |= find_seen(perceptual_hashes(crop), self.pictures) >= 0
+            for hashes in _hashes(data, split, left):
+                known[left] |= find_seen(hashes, self.pictures) >= 0
         return table.loc[known, "file_name"].tolist()
+
+
+def _hashes(data: PreparedDataset, split: str, rows: np.ndarray) -> Iterable[Sequence[str]]:
+    """For each of the crops that are looked at, the hashes of those rows: as `prepare` wrote them, else of the pixels."""
+    table = data.tables[split]
+    if PERCEPTUAL_HASH in table and table[PERCEPTUAL_HASH].notna().all():
+        return zip(*(hashes.split() for hashes in table[PERCEPTUAL_HASH].iloc[rows]), strict=True)
+    images = data.images(split)[rows]  # of a dataset that was prepared before there was that column
+    return (perceptual_hashes(crop) for crop in (images, middle(images, ORIGINAL)))

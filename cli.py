@@ -18,6 +18,7 @@ from balancer.errors import InputError
 
 if TYPE_CHECKING:
     from balancer.data import Findings, PreparedDataset
+    from balancer.quality.features import FeatureExtractor
     from balancer.quality.gate import Judgement
     from balancer.quality.labels import LabelCheck
     from balancer.synth import Synthesis
@@ -89,6 +90,7 @@ out_options = options(
 data_option   = click.option("--data",   type=PATH, metavar="DATA", required=True, help="Prepared dataset.")
 seed_option   = click.option("--seed",   type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed.")
 device_option = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …  [default: cuda if there is one]")
+features_option = click.option("--features", metavar="NAME|FILE", default="inception", show_default=True, help="What the gate judges in: clip-vit-b-32, dinov2-vit-s-14 …, timm:MODEL[:FILE]; of images that exist also FILE.npz.")
 json_option   = click.option("--json",   "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")
 dry_run       = click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
 version       = click.version_option(package_name="hemabalance")
@@ -397,20 +399,22 @@ def import_checkpoint(file: Path, out: Path | None, overwrite: bool, classes: tu
 @click.option("--max-candidates",   type=click.IntRange(1), default=5, show_default=True, help="Candidates per image asked for.")
 @click.option("--truncation",       type=click.FloatRange(0, 1), default=1.0, show_default=True, help="ψ: below 1 less varied, more typical.")
 @click.option("--allow-unverified", is_flag=True, help="Keep images of classes that did not pass, marked as such.")
+@features_option
 @click.option("--strict",           is_flag=True, help="Exit 3 when a class does not pass.")
 @seed_option
 @device_option
 @json_option
 @click.pass_context
-def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | None, labels: tuple[str, ...], strict: bool, as_json: bool, device: str | None, **settings: Any) -> None:  # fmt: skip
+def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | None, labels: tuple[str, ...], features: str, strict: bool, as_json: bool, device: str | None, **settings: Any) -> None:  # fmt: skip
     """Make synthetic images that pass the gate."""
     from balancer.data import new_output
     from balancer.devices import choose_device
+    from balancer.quality.backbones import load_extractor
     from balancer.synth import choose_generator, synthesise
 
     run, dataset = choose_generator(run, data, labels)
-    out = out or new_output(f"synth-{'-'.join(labels)}")
-    result = synthesise(dataset, run, labels, out=out, device=choose_device(device), **settings)
+    out, where = out or new_output(f"synth-{'-'.join(labels)}"), choose_device(device)
+    result = synthesise(dataset, run, labels, out=out, device=where, extractor=load_extractor(features, where), **settings)
     if as_json:
         show(result.to_json())
     else:
@@ -420,28 +424,74 @@ def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | N
 
 
 @balancer.command()
-@click.option("--real",      type=PATH, metavar="DATA", required=True, help="Prepared dataset or class folders.")
-@click.option("--synthetic", type=PATH, metavar="DIR",  required=True, help="Synthetic set or class folders.")
+@click.option("--real",      type=PATH, metavar="DATA", help="Prepared dataset or class folders.")
+@click.option("--synthetic", type=PATH, metavar="DIR",  help="Synthetic set or class folders.")
+@click.option("--power",     is_flag=True, help="Print instead what can be decided at which number of images, by the real ones.")
+@click.option("--out",       type=PATH, metavar="DIR",  help="Write gate.json and gate.html, a page with pictures.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@features_option
 @click.option("--strict",    is_flag=True, help="Exit 3 when a class does not pass.")
 @seed_option
 @device_option
 @json_option
 @click.pass_context
-def gate(ctx: click.Context, real: Path, synthetic: Path, strict: bool, seed: int, device: str | None, as_json: bool) -> None:
-    """Judge synthetic images against real ones."""
+def gate(ctx: click.Context, real: Path | None, synthetic: Path | None, power: bool, out: Path | None, overwrite: bool, features: str, strict: bool, seed: int, device: str | None, as_json: bool) -> None:  # fmt: skip
+    """Judge synthetic images against real ones, or with --power say beforehand what can be decided."""
     from balancer.devices import choose_device
-    from balancer.quality.features import inception
+    from balancer.files import refuse_existing
+    from balancer.quality.backbones import load_extractor
     from balancer.quality.folders import judge_folders
     from balancer.quality.gate import GOOD, gate_document
+    from balancer.quality.gate_page import write_judgement
 
-    extractor = inception(choose_device(device))
-    judgements = judge_folders(real, synthetic, extractor, seed)
+    if power:
+        if synthetic is not None or strict or out is not None or overwrite:
+            raise InputError("--power judges no synthetic images and writes nothing; leave out --synthetic, --strict, --out and --overwrite.")
+        _say_power(real or _newest_data(), load_extractor(features, choose_device(device)), seed, as_json)
+        return
+    if real is None or synthetic is None:
+        raise InputError("The gate compares two sets of images: give --real and --synthetic, or --power for what can be decided.")
+    if out is not None:
+        refuse_existing(out, overwrite, [real, synthetic])
+    elif overwrite:
+        raise InputError("--overwrite is for what --out writes; give --out too.")
+    extractor = load_extractor(features, choose_device(device))
+    found = judge_folders(real, synthetic, extractor, seed)
+    document = gate_document(found.judgements, extractor)
+    if out is not None:
+        write_judgement(found, document, out, overwrite)
     if as_json:
-        show(gate_document(judgements, extractor))
+        show(document)
     else:
-        _say_judgements(judgements)
-    if strict and not all(judged.verdict in GOOD for judged in judgements.values()):
+        _say_judgements(found.judgements)
+        if out is not None:
+            click.echo(f"With pictures: {out / 'gate.html'}; the numbers: {out / 'gate.json'}")
+    if strict and not all(judged.verdict in GOOD for judged in found.judgements.values()):
         ctx.exit(3)
+
+
+def _newest_data() -> Path:
+    from balancer.data import data_of, newest_generator
+    from balancer.progress import note
+
+    data = data_of(newest_generator())
+    note(f"Data: {data.root} ({data.source} images), which the newest generator under ./runs was trained on.")
+    return data.root
+
+
+def _say_power(real: Path, extractor: FeatureExtractor, seed: int, as_json: bool) -> None:
+    from balancer.console import print_table
+    from balancer.quality.folders import open_real
+    from balancer.quality.gate import load_rules
+    from balancer.quality.power import COLUMNS, advice, gate_power, power_document
+
+    rules = load_rules()
+    rows = gate_power(open_real(real), extractor, rules, seed)
+    if as_json:
+        show(power_document(rows, extractor, rules))
+        return
+    print_table(COLUMNS, [row.cells() for row in rows])
+    say(advice(rows, rules))
 
 
 def _say_judgements(judgements: Mapping[str, Judgement]) -> None:
@@ -462,7 +512,7 @@ def _say_judgements(judgements: Mapping[str, Judgement]) -> None:
 def _say_synthesis(result: Synthesis) -> None:
     _say_judgements(result.judgements)
     origin = "rendered cells, not real ones" if result.source == "rendered" else "real cells"
-    click.echo(f"Synthetic set: {result.out} (the images stem from {origin})")
+    click.echo(f"Synthetic set: {result.out} (the images stem from {origin}; what the gate found, with pictures: {result.out / 'gate.html'})")
     if not any(result.written.values()):
         click.echo("Nothing passed the gate: all candidates are under rejected/, with reasons in rejected.csv.")
     say(result.advice)

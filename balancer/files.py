@@ -21,7 +21,7 @@ _MARK = ".hemabalance.json"  # in outputs that nothing else in them tells from a
 _KINDS = {
     "dataset.json": ("prepared", "synthetic"),
     "config.json": ("generator", "classifier", "labels"),
-    _MARK: ("rendered", "crops", "morphology"),
+    _MARK: ("rendered", "crops", "morphology", "gate"),
 }
 
 

@@ -21,13 +21,17 @@ from balancer.data import PreparedDataset, SyntheticSet, data_of, find_runs, new
 from balancer.data.dataset import FORMAT, read_table
 from balancer.data.seen import Seen
 from balancer.errors import InputError, unknown_name
-from balancer.files import new_directory, read_json, refuse_existing, write_csv, write_json
+from balancer.files import new_directory, read_json, refuse_existing, write_csv, write_json, write_text
 from balancer.generators.checkpoints import TrainedGenerator, load_generator
 from balancer.generators.transfer import BUILTIN, builtin
 from balancer.imaging.duplicates import find_copies
 from balancer.progress import note, track
+from balancer.quality.backbones import FeatureFile
 from balancer.quality.features import FeatureExtractor, inception
 from balancer.quality.gate import GOOD, Judgement, gate_document, judge_candidates, load_rules
+from balancer.quality.gate_page import GATE_JSON, GATE_PAGE, render
+
+_WHOLE_CLASS = "the class's verdict is "  # begins the reason of an image that has no defect of its own
 
 
 @dataclass(frozen=True)
@@ -121,13 +125,18 @@ def synthesise(
     generator = load_generator(run, device)
     _check_fit(generator, data, labels)
     refuse_existing(out, True, [data.root, generator.path])
-    present = None if overwrite else _set_to_extend(out, data, generator, labels)
+    extractor = extractor or inception(device)
+    if isinstance(extractor, FeatureFile):
+        raise InputError(
+            f"{extractor.path} cannot have features of images that are yet to be made; leave out --features here, and "
+            "judge the set that is made with `balancer gate --features`."
+        )
+    present = None if overwrite else _set_to_extend(out, data, generator, labels, extractor)
     if data.source == "rendered":
         note(
             "These images stem from rendered cells, not from real ones: good for trying out, not for research."
         )
 
-    extractor = extractor or inception(device)
     limit = n * max_candidates
     candidates = {label: _candidates(generator, data, label, n, limit, truncation, seed) for label in labels}
     images = {label: made for label, (made, _) in candidates.items()}
@@ -158,7 +167,8 @@ def synthesise(
             _write_images(folder, rows[label], images[label], generator)
         _write_tables(folder, list(rows.values()))
         shutil.copy(generator.path / "seen.csv", folder / "seen.csv")
-        write_json(folder / "gate.json", gate)
+        write_json(folder / GATE_JSON, gate)
+        write_text(folder / GATE_PAGE, render(gate, _shown(folder), data))
         write_json(
             folder / "dataset.json",
             {
@@ -271,7 +281,11 @@ def _say_what_it_saw(generator: TrainedGenerator, data: PreparedDataset) -> None
 
 
 def _set_to_extend(
-    out: Path, data: PreparedDataset, generator: TrainedGenerator, labels: Sequence[str]
+    out: Path,
+    data: PreparedDataset,
+    generator: TrainedGenerator,
+    labels: Sequence[str],
+    extractor: FeatureExtractor,
 ) -> SyntheticSet | None:
     if not (out / "dataset.json").is_file():
         refuse_existing(out, overwrite=False)
@@ -283,6 +297,12 @@ def _set_to_extend(
     ):
         raise InputError(
             f"{out} holds images of another dataset or generator; choose another --out or give --overwrite."
+        )
+    judged_in = present.gate.get("features")
+    if judged_in != {"name": extractor.name, "sha256": extractor.sha256}:
+        raise InputError(
+            f"{out} was judged in other features ({judged_in}) than {extractor.name} ({extractor.sha256}), and results "
+            "of different features are not compared; choose another --out, the same --features, or --overwrite."
         )
     again = [label for label in labels if label in present.info["synthesis"]]
     if again:
@@ -340,7 +360,7 @@ def _rows(
     table = table[~accepted | (accepted.cumsum() <= n)]
     good = judgement.verdict in GOOD
     if not good and not allow_unverified:
-        why = f"the class's verdict is {judgement.verdict}: {judgement.reasons[0]}"
+        why = f"{_WHOLE_CLASS}{judgement.verdict}: {judgement.reasons[0]}"
         table["reason"] = table["reason"].fillna(why)
     names = [f"{label}/{generator.sha256[:8]}_{seeds[i]:010d}.png" for i in table["index"]]
     head = pd.DataFrame(
@@ -394,3 +414,16 @@ def _write_tables(folder: Path, rows: list[pd.DataFrame]) -> None:
         new = [table[table["split"] == split].drop(columns=["split", "index", *dropped]) for table in rows]
         filled = [table for table in [*before, *new] if len(table)] or new
         write_csv(path, pd.concat(filled, ignore_index=True))
+
+
+def _shown(folder: Path) -> pd.DataFrame:
+    """A row for each image of the set in `folder`, as the gate's page shows them."""
+    tables = []
+    for split, name in (("train", "metadata.csv"), ("rejected", "rejected.csv")):
+        table = read_table(folder / split / name).reindex(
+            columns=["file_name", "label", "reason", "nearest_train"]
+        )
+        tables.append(table.assign(path=[folder / split / name for name in table["file_name"]]))
+    rows = pd.concat([table.astype(object) for table in tables], ignore_index=True)
+    whole_class = rows["reason"].astype(str).str.startswith(_WHOLE_CLASS)
+    return rows.assign(reason=rows["reason"].where(~whole_class))

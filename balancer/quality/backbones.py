@@ -22,6 +22,7 @@ from torchvision.transforms import Normalize
 
 from balancer.data import find_runs
 from balancer.errors import InputError, unknown_name
+from balancer.imaging.duplicates import apply_transform
 from balancer.quality.features import (
     Cached,
     FeatureExtractor,
@@ -79,7 +80,8 @@ class FeatureFile:
     """Features that a model of one's own made of the images that are judged, read from an `.npz` file.
 
     Arrays: `image_sha256` (N strings, of the pixels, see `features.image_sha256`), `features` (float N×d), `model` (a
-    name) and `model_sha256` (of the file with the model's weights). `sha256` is that of the whole file.
+    name) and `model_sha256` (of the file with the model's weights). `sha256` is that of the whole file. An image that the
+    file has only flipped or turned has the features of that one: turned copies are found by their pixels already.
     """
 
     def __init__(self, path: Path, model: str, vectors: dict[str, np.ndarray]) -> None:
@@ -124,14 +126,23 @@ class FeatureFile:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features, float32 N×dimension, of uint8 images N×R×R×3; InputError for images that the file does not have."""
-        keys = [image_sha256(image) for image in images]
-        unknown = sorted({key for key in keys if key not in self.vectors})
+        keys = [self._known(image) for image in images]
+        unknown = [image_sha256(image) for image, key in zip(images, keys, strict=True) if key is None]
         if unknown:
             raise InputError(
                 f"{self.path} has no features of {len(unknown)} of {len(keys)} images (the first has the pixel hash "
                 f"{unknown[0]}); make it of all images of both sides, as they are read at this resolution."
             )
-        return np.stack([self.vectors[key] for key in keys]) if keys else np.empty((0, self.dimension), "f4")
+        return (
+            np.stack([self.vectors[key] for key in keys if key])
+            if keys
+            else np.empty((0, self.dimension), "f4")
+        )
+
+    def _known(self, image: np.ndarray) -> str | None:
+        """The key of the image, else of the first of its flips and quarter turns that the file has."""
+        turned = (image_sha256(apply_transform(image, turn)) for turn in range(8))
+        return next((key for key in turned if key in self.vectors), None)
 
 
 class _Resized(nn.Module):

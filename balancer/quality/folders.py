@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -54,24 +54,45 @@ class ClassFolders:
             raise unknown_name("class", label, self.classes)
         return self.classes.index(label)
 
+    def paths(self, label: str) -> list[Path]:
+        """The image files of a class, in their order."""
+        return _image_paths(self.root / label)
+
     def images_of(self, label: str, splits: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
         """The images of a class, uint8 N×R×R×3, and a table of their names; all of them are of split `train`."""
-        paths = _image_paths(self.root / label) if "train" in splits else []
-        names = [f"{label}/{path.relative_to(self.root / label)}" for path in paths]
+        paths = self.paths(label) if "train" in splits else []
+        names = [str(path.relative_to(self.root)) for path in paths]
         return ImageStore(paths, self.resolution)[:], pd.DataFrame({"file_name": names, "split": "train"})
 
 
-def judge_folders(
-    real: Path, synthetic: Path, extractor: FeatureExtractor, seed: int = 0
-) -> dict[str, Judgement]:
+def open_real(root: Path) -> PreparedDataset | ClassFolders:
+    """The real images at `root`: a prepared dataset or a folder of class folders; InputError when it is neither."""
+    prepared = (root / "dataset.json").is_file()
+    return PreparedDataset.load(root) if prepared else ClassFolders.load(root)
+
+
+@dataclass(frozen=True)
+class FolderJudgement:
+    """What the gate found in a folder: its judgements by class, against what, and a row for each image judged.
+
+    `candidates` has the columns `label`, `path`, `reason` (None where it was not rejected by itself) and those of
+    `Judgement.scores`.
+    """
+
+    real: PreparedDataset | ClassFolders
+    judgements: dict[str, Judgement]
+    candidates: pd.DataFrame = field(repr=False)
+
+
+def judge_folders(real: Path, synthetic: Path, extractor: FeatureExtractor, seed: int = 0) -> FolderJudgement:
     """Judge every class folder of `synthetic` against the same class of `real`.
 
-    Either is a prepared dataset, a synthetic set (of both, `train/` is judged) or a folder of class folders. Empty
-    folders of `synthetic` are passed over with a note. Raises InputError when a class is unknown, or sizes differ.
+    Either is a prepared dataset, a synthetic set (of both, `train/` is judged) or a folder of class folders. Classes
+    that are in `real` alone, or have no image in `synthetic`, are passed over with a note. Raises InputError when a
+    class is unknown to `real`, when sizes differ, and for an image that cannot be read.
     """
     real, synthetic = Path(real), Path(synthetic)
-    prepared = (real / "dataset.json").is_file()
-    reference = PreparedDataset.load(real) if prepared else ClassFolders.load(real)
+    reference = open_real(real)
     in_set = (synthetic / "dataset.json").is_file()
     if in_set and not _image_paths(synthetic / "train"):
         raise InputError(
@@ -84,12 +105,25 @@ def judge_folders(
             f"The images in {synthetic} are {images.resolution} px wide and those in {real} {reference.resolution} px; "
             "prepare both at one resolution."
         )
-    found = {label: images.images_of(label, ("train",))[0] for label in images.classes}
-    candidates = {label: pixels for label, pixels in found.items() if len(pixels)}
-    alone = sorted({*reference.classes, *images.classes} - candidates.keys())
+    paths = {label: found for label in images.classes if (found := images.paths(label))}
+    for label in paths:
+        if label not in reference.classes:
+            raise InputError(
+                f"{images.root / label} has images, and {real} has no class '{label}' to judge them against "
+                f"({unknown_name('class', label, reference.classes)})"
+            )
+    alone = sorted({*reference.classes, *images.classes} - paths.keys())
     if alone:
         note(f"No synthetic images of {', '.join(alone)} in {synthetic}; not judged.")
-    return judge_candidates(reference, candidates, extractor, seed)
+    candidates = {label: images.images_of(label, ("train",))[0] for label in paths}
+    judgements = judge_candidates(reference, candidates, extractor, seed)
+    tables = [
+        pd.DataFrame({"label": label, "path": paths[label], "reason": judged.rejected}, dtype=object).join(
+            judged.scores.reset_index(drop=True)
+        )
+        for label, judged in judgements.items()
+    ]
+    return FolderJudgement(reference, judgements, pd.concat(tables, ignore_index=True))
 
 
 def _image_paths(folder: Path) -> list[Path]:

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 import balancer.synth as synth
-from balancer.data import SyntheticSet
+from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
+from balancer.files import read_json
+from balancer.quality.backbones import FeatureFile
 
 COUNTS = {
     "train": {"a": 20, "b": 20},
@@ -149,6 +151,47 @@ def test_a_set_from_another_generator_is_not_extended(setting):
     generator.sha256 = "e" * 64
     with pytest.raises(InputError, match="another dataset or generator"):
         run(labels=("b",))
+
+
+def test_a_set_judged_in_other_features_is_not_extended(setting, monkeypatch):
+    _, run = setting
+    run()
+    for name, value in (("name", "other-colours"), ("sha256", "1" * 64)):
+        with monkeypatch.context() as patch:
+            patch.setattr(MeanColours, name, value)
+            with pytest.raises(
+                InputError, match="was judged in other features .*mean-colours.* are not compared"
+            ):
+                run(labels=("b",))
+    run(labels=("b",))
+
+
+def test_features_of_images_that_exist_are_refused_for_new_ones(setting, tmp_path):
+    own = FeatureFile(tmp_path / "run/seen.csv", "own", {"0" * 64: np.zeros(3, np.float32)})
+    with pytest.raises(InputError, match="yet to be made.*balancer gate --features"):
+        synth.synthesise(
+            PreparedDataset.load(tmp_path / "data"),
+            tmp_path / "run",
+            ["a"],
+            4,
+            tmp_path / "syn",
+            extractor=own,
+        )
+    assert not (tmp_path / "syn").exists()
+
+
+def test_the_page_shows_every_class_of_the_set(setting):
+    generator, run = setting
+    generator.copying = True
+    run(allow_unverified=True)
+    generator.copying = False
+    generator.images["b"] = generator.images["a"]
+    result = run(labels=("b",))
+    a, b = (result.out / "gate.html").read_text().split('<section id="class-')[1:]
+    assert "Rejected: copies of train images" in a and a.count("<img") > 20  # made in the first call
+    assert "Synthetic images with no defect of their own" in b and b.count("<img") > 20
+    assert "Rejected: the class" not in a + b
+    assert set(read_json(result.out / "gate.json")["classes"]) == {"a", "b"}
 
 
 def test_a_set_never_replaces_its_own_generator(setting, tmp_path):

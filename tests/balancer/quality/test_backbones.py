@@ -214,6 +214,7 @@ def test_a_file_of_features(write: Callable[..., Path], images: np.ndarray) -> N
     assert isinstance(found, FeatureFile)
     np.testing.assert_array_equal(found(images[[3, 0]]), [[12, 13, 14, 15], [0, 1, 2, 3]])
     assert found(images).dtype == np.float32 and found(images[:0]).shape == (0, 4)
+    np.testing.assert_array_equal(found(np.rot90(images[:1], axes=(1, 2))[:, :, ::-1]), [[0, 1, 2, 3]])
     assert (found.name, found.sha256) == ("own-haemo-vit", hashlib.sha256(path.read_bytes()).hexdigest())
     with pytest.raises(InputError, match="no features of 2 of 3 images"):
         found(np.stack([images[0], 255 - images[0], 255 - images[1]]))

@@ -187,7 +187,7 @@ def test_plain_class_folders(tmp_path: Path) -> None:
         write(tmp_path / "real" / label, cells(label, 60, seed=1))
     write(tmp_path / "synthetic" / "a", cells("a", 40, seed=2))
     write(tmp_path / "synthetic" / "b", cells("c", 40, seed=2))
-    judgements = judge_folders(tmp_path / "real", tmp_path / "synthetic", Pooled())
+    judgements = judge_folders(tmp_path / "real", tmp_path / "synthetic", Pooled()).judgements
     assert {label: found.verdict for label, found in judgements.items()} == {"a": "pass", "b": "fail"}
 
 
@@ -229,7 +229,7 @@ def test_empty_folders_are_passed_over(tmp_path: Path, monkeypatch: pytest.Monke
         for label in "ab":
             write(tmp_path / side / label, cells(label, 20, seed=seed))
         (tmp_path / side / f"empty {side}").mkdir()
-    judgements = judge_folders(tmp_path / "real", tmp_path / "synthetic", Pooled())
+    judgements = judge_folders(tmp_path / "real", tmp_path / "synthetic", Pooled()).judgements
     assert set(judgements) == {"a", "b"}
     assert any("No synthetic images of empty real, empty synthetic" in sentence for sentence in heard.notes)
 

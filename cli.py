@@ -197,7 +197,7 @@ def prepare(source: Path, out: Path | None, limits: tuple[tuple[str, int], ...],
     repeated = {label for label, _ in limits if sum(label == other for other, _ in limits) > 1}
     if repeated:
         raise InputError(f"--limit is given twice for {', '.join(sorted(repeated))}; give it once for each class.")
-    summary = run(source, out or new_output(f"data-{source.stem}"), limits=dict(limits), **settings)
+    summary = run(source, out or new_output(f"data-{source.resolve().stem}"), limits=dict(limits), **settings)
     if as_json:
         show(summary.to_json())
         return
@@ -216,13 +216,14 @@ def crop(source: Path, out: Path | None, overwrite: bool, as_json: bool) -> None
     segmentation and take the label of their field. Crops keep the patient, slide and field of metadata.csv.
     """
     from balancer.data import crop_fields, new_output
+    from balancer.data.wording import number
 
-    crops = crop_fields(source, out or new_output(f"crops-{source.stem}"), overwrite)
+    crops = crop_fields(source, out or new_output(f"crops-{source.resolve().stem}"), overwrite)
     if as_json:
         show(crops.to_json())
         return
     say(f"{label}: {n}" for label, n in crops.counts.items())
-    click.echo(f"Crops: {crops.root} ({sum(crops.counts.values())} cells of {crops.fields} fields, found by {crops.found_by})")
+    click.echo(f"Crops: {crops.root} ({number(sum(crops.counts.values()), 'cell', 'cells')} of {number(crops.fields, 'field', 'fields')}, found by {crops.found_by})")
 
 
 @balancer.command("segment")

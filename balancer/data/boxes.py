@@ -70,7 +70,7 @@ def read_boxes(root: Path) -> Boxes | None:
     for boxes in found:
         for one in boxes.fields:
             if one.path in known:
-                raise InputError(f"{one.path} has boxes in two files; keep one of them.")
+                raise InputError(f"{one.path} is given boxes twice, in one file or in two; keep one of them.")
             known.add(one.path)
     return found[0] if found else None
 
@@ -147,6 +147,8 @@ def _read_coco(files: _Files) -> Boxes | None:
         )
         labels = {one.get("id"): str(one.get("name", "")).strip() for one in categories}
         boxes: dict[Any, list[tuple[str, Box]]] = {one.get("id"): [] for one in images}
+        if len(boxes) < len(images):
+            raise InputError(f"{path} is no COCO file: two of its images have the same id.")
         for position, one in enumerate(annotations):
             name = f"{path}: annotation {one.get('id', position)}"
             if one.get("image_id") not in boxes:
@@ -186,9 +188,9 @@ def _of_known(
 ) -> Boxes | None:
     """InputError where files give boxes of no image that is there."""
     if missing and not fields:
+        none = number(len(missing), "image is", "images are")
         raise InputError(
-            f"None of the {number(len(missing), 'image that the box files name exists', 'images that the box files name exist')}: "
-            f"{some(missing)}; put the images beside them."
+            f"The box files name no image that exists ({none} missing: {some(missing)}); put the images beside them."
         )
     return Boxes(format, fields, notes)
 

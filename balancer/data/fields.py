@@ -89,7 +89,8 @@ def crop_fields(source: Path, out: Path, overwrite: bool = False) -> Crops:
             notes.append(f"{are} deeper than 8 bits; all were scaled alike, {max(deep.values()):g} to white.")
         notes += cutter.notes()
         if not crops:
-            raise InputError(f"{source}: no cell is left to crop.{lines(notes)}")
+            why = lines(notes) if notes else " The box files hold no boxes."
+            raise InputError(f"{source}: no cell is left to crop.{why}")
         table = pd.DataFrame(crops)
         write_csv(aside / "metadata.csv", table.loc[:, table.notna().any()])
         write_mark(aside, "crops")
@@ -194,7 +195,7 @@ class _Cutter:
 
     def _within(self, box: Box, width: int, height: int, name: str) -> Box | None:
         if not box.possible:
-            self.impossible.append(f"{name} is {box.width:g}×{box.height:g}")
+            self.impossible.append(f"{name} is {box.width:g}×{box.height:g} at {box.left:g}, {box.top:g}")
             return None
         inside = box.clipped(width, height)
         size = f"{box.left:g}, {box.top:g}, {box.width:g}×{box.height:g} in a field of {width}×{height}"
@@ -216,7 +217,7 @@ class _Cutter:
         kinds = (
             (self.unreadable, "field was left out, being unreadable", "fields were left out, being unreadable"),
             (self.resized, "field was left out, being of another size than its box file says", "fields were left out, being of another size than their box file says"),
-            (self.impossible, "box was left out, having no area", "boxes were left out, having no area"),
+            (self.impossible, "box was left out, having no area or no place", "boxes were left out, having no area or no place"),
             (self.outside, "box was left out, lying outside its field", "boxes were left out, lying outside their field"),
             (self.clipped, "box sticks out of its field and was clipped", "boxes stick out of their field and were clipped"),
         )  # fmt: skip

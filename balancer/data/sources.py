@@ -307,13 +307,17 @@ def _finish(
 
 def check_label(label: str) -> None:
     """A label becomes a folder's name: refuse what would escape the dataset or not survive another system."""
+    if not label:
+        raise InputError("There is a label without a name; name it.")
     if _FORBIDDEN.search(label) or label.startswith(".") or label.endswith(".") or len(label.encode()) > 100:
         raise InputError(
             f"The label {label!r} cannot be a folder's name (no / \\ : * ? \" < > | or control characters, no dot at "
-            "its ends, at most 100 bytes); rename it with --map."
+            "its ends, at most 100 bytes); rename it, for `balancer prepare` with --map."
         )
     if label.lower() == MASKS:
-        raise InputError(f"'{label}' cannot be a class: the folder masks/ holds masks; rename it with --map.")
+        raise InputError(
+            f"'{label}' cannot be a class: the folder masks/ holds masks; rename it, for `balancer prepare` with --map."
+        )
 
 
 def read_mapping(path: Path) -> Mapping[str, str]:

@@ -177,9 +177,18 @@ def test_two_formats_or_two_files_for_one_field_are_refused(tmp_path: Path) -> N
     field(tmp_path / "a.png")
     (tmp_path / "one.json").write_text(json.dumps(coco()))
     (tmp_path / "two.json").write_text(json.dumps(coco()))
-    with pytest.raises(InputError, match="boxes in two files"):
+    with pytest.raises(InputError, match="given boxes twice"):
         read_boxes(tmp_path)
     (tmp_path / "two.json").unlink()
+    image = coco()["images"][0]
+    for images, sentence in (
+        ([image, image], "two of its images have the same id"),
+        ([image, image | {"id": 8}], "given boxes twice"),
+    ):
+        (tmp_path / "one.json").write_text(json.dumps(coco(images=images)))
+        with pytest.raises(InputError, match=sentence):
+            read_boxes(tmp_path)
+    (tmp_path / "one.json").write_text(json.dumps(coco()))
     (tmp_path / "a.xml").write_text(VOC)
     with pytest.raises(InputError, match="formats COCO and VOC"):
         read_boxes(tmp_path)

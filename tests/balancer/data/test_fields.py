@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -13,6 +14,7 @@ from balancer.data.dataset import SPLITS, PreparedDataset
 from balancer.data.fields import crop_fields
 from balancer.data.prepare import prepare
 from balancer.errors import InputError
+from cli import balancer
 
 
 def scene(seed: int, width: int = 90, height: int = 70) -> np.ndarray:
@@ -99,7 +101,7 @@ def test_boxes_that_stick_out_are_clipped_and_others_left_out_with_a_sentence(tm
     assert table.loc["a", ["left", "width"]].tolist() == [0, 12]
     notes = "\n".join(crops.notes)
     assert "1 box was left out, lying outside its field:\n  f.png: box 2 (b) lies at 200, 10, 20×20" in notes
-    assert "2 boxes were left out, having no area" in notes
+    assert "2 boxes were left out, having no area or no place:\n  f.png: box 3 (c) is 0×20 at 10, 10" in notes
     assert "1 box sticks out of its field and was clipped:\n  f.png: box 1 (a)" in notes
 
 
@@ -202,3 +204,27 @@ def test_without_boxes_cells_are_found_by_segmentation_and_take_their_field_s_la
     Image.fromarray(np.full((50, 60, 3), 220, dtype=np.uint8)).save(loose / "f.png")
     with pytest.raises(InputError, match="no cell is left to crop"):
         crop_fields(loose, tmp_path / "out3")
+
+
+def test_sentences_for_one_for_none_and_for_no_name(tmp_path: Path) -> None:
+    box: list[tuple[str, list[float]]] = [("a", [10, 10, 20, 20])]
+    arguments = ["crop", str(source(tmp_path / "one", {"f.png": box})), "--out", str(tmp_path / "out")]
+    assert "(1 cell of 1 field, found by" in CliRunner().invoke(balancer, arguments).stdout
+    with pytest.raises(InputError, match="no cell is left to crop. The box files hold no boxes."):
+        crop_fields(source(tmp_path / "none", {"f.png": []}), tmp_path / "no")
+    nameless: list[tuple[str, list[float]]] = [("", [10, 10, 20, 20])]
+    with pytest.raises(InputError, match="a label without a name"):
+        crop_fields(source(tmp_path / "nameless", {"f.png": nameless}), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_default_output_is_named_after_the_source_even_where_that_is_a_dot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box: list[tuple[str, list[float]]] = [("a", [10, 10, 20, 20])]
+    (source(tmp_path / "in", {"f.png": box}) / "sub").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    result = CliRunner().invoke(balancer, ["crop", "../in/sub/.."])
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "work/runs/crops-in-1/metadata.csv").is_file()

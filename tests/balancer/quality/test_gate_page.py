@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -108,9 +110,6 @@ def test_a_copy_stands_beside_its_train_image(tmp_path: Path, real: ClassFolders
     rows = candidates(tmp_path, [(f"near-copy of train image {train}", train)])
     page = Parsed(render(document(judged("fail")), rows, real))
     expected = real.root / LABEL / "7.png"
-    import base64
-    import io
-
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(page.pictures[-1].split(",")[1]))))
     np.testing.assert_array_equal(shown, np.asarray(Image.open(expected)))
 

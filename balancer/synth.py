@@ -181,6 +181,7 @@ def synthesise(
                     "path": str(data.root.absolute()),
                     "fingerprint": data.fingerprint,
                     "source": data.source,
+                    "treatment": data.treatment,
                 },
                 "generator": _origin(generator),
                 "synthesis": classes,
@@ -266,6 +267,11 @@ def _check_fit(generator: TrainedGenerator, data: PreparedDataset, labels: Seque
             f"{run} was trained on other data ({generator.data['path']}) than {data.root}; give that data, so that "
             "the gate compares with images of the same split."
         )
+    elif differing := data.treated_otherwise(generator.data.get("treatment")):
+        raise InputError(
+            f"{run} was trained on images that `balancer prepare` treated otherwise than those of {data.root} "
+            f"({differing}); give the data that it was trained on ({generator.data['path']})."
+        )
 
 
 def _say_what_it_saw(generator: TrainedGenerator, data: PreparedDataset) -> None:
@@ -293,6 +299,7 @@ def _set_to_extend(
     present = SyntheticSet.load(out)
     if (
         present.data_fingerprint != data.fingerprint
+        or data.treated_otherwise(present.info["data"].get("treatment"))
         or present.info["generator"]["sha256"] != generator.sha256
     ):
         raise InputError(

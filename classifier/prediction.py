@@ -60,7 +60,6 @@ def predict_files(
 def _reader(run: ClassifierRun, um_per_pixel: float | None) -> Callable[[Path], np.ndarray]:
     """Reads an image file as `prepare` read those that the run was trained on."""
     crop, to_um_per_pixel = run.config["crop"], run.config.get("to_um_per_pixel")
-    normalisation = run.config.get("stain")
     if to_um_per_pixel is not None and um_per_pixel is None:
         raise InputError(
             f"{run.root} was trained on images brought to {to_um_per_pixel:g} µm per pixel; give the scale of these files "
@@ -70,23 +69,32 @@ def _reader(run: ClassifierRun, um_per_pixel: float | None) -> Callable[[Path], 
         note(f"{run.root} was trained on images of any scale: --um-per-pixel changes nothing.")
 
     def read(path: Path) -> np.ndarray:
-        pixels = read_any_image(path, run.resolution, crop, um_per_pixel, to_um_per_pixel)
-        if normalisation is None:
-            return pixels
-        try:
-            return stain.normalise(normalisation["name"], pixels, normalisation["reference"])
-        except InputError as error:
-            note(f"{path} stays as it is: {error}.")
-            return pixels
+        return _normalised(
+            run, read_any_image(path, run.resolution, crop, um_per_pixel, to_um_per_pixel), path
+        )
 
     return read
+
+
+def _normalised(run: ClassifierRun, pixels: np.ndarray, path: Path) -> np.ndarray:
+    """uint8 R×R×3 in the stain that the run was trained on; as it is where that cannot be, with a note."""
+    normalisation = run.config.get("stain")
+    if normalisation is None:
+        return pixels
+    try:
+        return stain.normalise(normalisation["name"], pixels, normalisation["reference"])
+    except InputError as error:
+        note(f"{path} stays as it is: {error}.")
+        return pixels
 
 
 def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test") -> dict[str, Any]:
     """Judge a run on one split of a prepared dataset: what `evaluate` returns.
 
-    Raises InputError when classes or resolution differ from those that the run was trained on, the split is empty,
-    or one of its images is synthetic or was seen in training (`check_judges`).
+    A run that was trained on images of a normalised stain normalises those of a dataset that was prepared without
+    `--stain`, by the reference it was trained on. Raises InputError when classes or resolution differ from those that the
+    run was trained on, the stain was normalised to another reference, the split is empty, or one of its images is
+    synthetic or was seen in training (`check_judges`).
     """
     if run.classes != data.classes:
         raise InputError(
@@ -98,16 +106,33 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
             f"{run.root} takes images of {run.resolution} px, {data.root} has {data.resolution} px; "
             f"prepare the data with --resolution {run.resolution}."
         )
-    for name in ("to_um_per_pixel", "stain"):
-        if run.config.get(name) != data.info.get(name):
-            note(
-                f"{run.root} was trained on images that `balancer prepare` treated otherwise than {data.root} ({name}): its "
-                "result speaks of that difference too."
-            )
+    trained_in, own = run.config.get("stain"), data.info.get("stain")
+    if trained_in and own and trained_in != own:
+        raise InputError(
+            f"{data.root} was brought to a stain of its own ({own['name']}), and {run.root} was trained on another "
+            f"({trained_in['name']}, to its train images); prepare the data without --stain: it is then normalised as the "
+            "training images were."
+        )
+    if own and not trained_in:
+        note(
+            f"{run.root} was trained on images whose stain was not normalised, as it was in {data.root}: its result speaks of that too."
+        )
+    if run.config.get("to_um_per_pixel") != data.info.get("to_um_per_pixel"):
+        note(
+            f"{run.root} was trained on images that `balancer prepare` brought to another scale than those of {data.root} "
+            "(--to-um-per-pixel): its result speaks of that too."
+        )
     if data.tables[split].empty:
         raise InputError(f"{data.root / split} has no images to judge on.")
     check_judges(data, [split], seen_images(run.root))
-    return evaluate(predict_probabilities(run.model, data.images(split)), data, split)
+    images = data.images(split)
+    if trained_in and not own:
+        note(
+            f"The images of {data.root} are normalised as those were that {run.root} was trained on ({trained_in['name']})."
+        )
+        normalised = [_normalised(run, images[[k]][0], path) for k, path in enumerate(data.paths(split))]
+        return evaluate(predict_probabilities(run.model, np.stack(normalised)), data, split)
+    return evaluate(predict_probabilities(run.model, images), data, split)
 
 
 def evaluate(probabilities: np.ndarray, data: PreparedDataset, split: str) -> dict[str, Any]:

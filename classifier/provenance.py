@@ -18,7 +18,7 @@ def check_synthetic(data: PreparedDataset, synthetic: Sequence[SyntheticSet]) ->
     """Refuse what would make a result on `data` worthless; InputError names the files.
 
     Refused are synthetic images in validation, test or heldout (`check_judges`), and a synthetic set that came from
-    other data (by fingerprint), whose generator has seen an image of validation or test (the same file, or where its
+    other data (by fingerprint) or from images treated otherwise (crop, scale, stain), whose generator has seen an image of validation or test (the same file, or where its
     perceptual hashes are known the same picture at any resolution), that holds an image which is not synthetic, has
     another resolution, or a class that the data does not know. So is a synthetic image that is given twice, in one
     set or in several.
@@ -68,6 +68,12 @@ def _check_set(data: PreparedDataset, images: SyntheticSet) -> None:
         raise InputError(
             f"{images.root} was made from other data than {data.root} (their fingerprints differ): its generator may "
             "have seen the test images. Make a synthetic set from this dataset with `balancer train` and `synth`."
+        )
+    if differing := data.treated_otherwise(images.info["data"].get("treatment")):
+        raise InputError(
+            f"{images.root} was made from images that `balancer prepare` treated otherwise than those of {data.root} "
+            f"({differing}): a classifier would tell synthetic images from real ones by that. Make a synthetic set from "
+            "this dataset with `balancer train` and `synth`."
         )
     for split in ("test", "validation"):
         seen = images.seen.among(data, split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from balancer.files import read_json
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test", "heldout")
+TREATMENT = ("crop", "to_um_per_pixel", "stain")  # what `prepare` did to every image, beside its resolution
 COLUMNS = ("file_name", "label", "group", "source", "source_sha256")
 Kind = Literal["prepared", "synthetic"]
 _NAMES = {"prepared": "prepared dataset", "synthetic": "synthetic set"}
@@ -84,6 +85,21 @@ class PreparedDataset:
             info=info,
             tables=tables,
         )
+
+    @property
+    def treatment(self) -> dict[str, Any]:
+        """How `prepare` treated every image, by the names of `TREATMENT`: what the fingerprint does not tell."""
+        return {name: self.info.get(name) for name in TREATMENT}
+
+    def treated_otherwise(self, treatment: Mapping[str, Any] | None) -> str:
+        """The options of `prepare` in which another set's `treatment` differs from this one's, as text; "" for none.
+
+        A set of before there were such records has no treatment (None), and differs in nothing that is known.
+        """
+        if treatment is None:
+            return ""
+        own = self.treatment
+        return ", ".join(f"--{name.replace('_', '-')}" for name in own if own[name] != treatment.get(name))
 
     def class_index(self, label: str) -> int:
         """The index of a class; InputError with the known ones and the nearest when it does not exist."""

@@ -58,6 +58,7 @@ def describe(data: PreparedDataset, init: dict[str, Any] | None = None) -> dict[
             "path": str(data.root.absolute()),
             "fingerprint": data.fingerprint,
             "source": data.source,
+            "treatment": data.treatment,
         },
     }
     return about | {"init": init} if init else about
@@ -87,6 +88,11 @@ def check_resumable(out: Path, data: PreparedDataset, config: GeneratorConfig) -
         )
     if saved["data"]["fingerprint"] != data.fingerprint or saved["resolution"] != data.resolution:
         raise InputError(f"{out} was trained on other data ({saved['data']['path']}); resume it with that.")
+    if treated := data.treated_otherwise(saved["data"].get("treatment")):
+        raise InputError(
+            f"{out} was trained on images that `balancer prepare` treated otherwise than those of {data.root} "
+            f"({treated}); resume it with {saved['data']['path']}."
+        )
     begun = saved["training"].get("generator")
     if begun != config.generator:
         raise InputError(

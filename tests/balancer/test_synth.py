@@ -11,7 +11,7 @@ import pytest
 import balancer.synth as synth
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
-from balancer.files import read_json
+from balancer.files import read_json, write_json
 from balancer.quality.backbones import FeatureFile
 
 COUNTS = {
@@ -233,3 +233,23 @@ def test_an_interrupted_synthesis_leaves_nothing(setting, monkeypatch, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "other", "run"]
+
+
+def test_images_treated_otherwise_are_not_mixed(setting):
+    """The same source images in the same splits, and so the same fingerprint; but another stain."""
+    generator, run = setting
+    generator.data["treatment"] = {
+        "crop": None,
+        "to_um_per_pixel": None,
+        "stain": {"name": "reinhard", "reference": {}},
+    }
+    with pytest.raises(InputError, match=r"treated otherwise than those of .*data \(--stain\)"):
+        run()
+    generator.data["treatment"] = {"crop": None, "to_um_per_pixel": None, "stain": None}
+    made = SyntheticSet.load(run(allow_unverified=True).out)
+    assert made.info["data"]["treatment"] == generator.data["treatment"]
+    info = read_json(made.root / "dataset.json")
+    info["data"]["treatment"]["to_um_per_pixel"] = 0.1
+    write_json(made.root / "dataset.json", info)
+    with pytest.raises(InputError, match="holds images of another dataset"):
+        run(labels=("b",))

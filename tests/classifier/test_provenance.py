@@ -31,6 +31,27 @@ def test_a_set_from_other_data_is_refused(make_prepared: Prepared, make_syntheti
         check_synthetic(data, [make_synthetic(other)])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("stain", {"name": "reinhard", "reference": {}}), ("to_um_per_pixel", 0.2), ("crop", "otherwise")],
+)
+def test_a_set_from_images_treated_otherwise_is_refused(
+    make_prepared: Prepared, make_synthetic: Synthetic, name: str, value: object
+) -> None:
+    """The fingerprint, which is of the source images, is the same."""
+    data = make_prepared()
+    images = make_synthetic(data)
+    same = data.treatment
+    for treatment in (same, None):  # None: of a set made before it was recorded
+        check_synthetic(data, [replace(images, info={"data": {"treatment": treatment}})])
+    option = name.replace("_", "-")
+    with pytest.raises(InputError, match=rf"treated otherwise than those of .*data \(--{option}\)"):
+        check_synthetic(data, [replace(images, info={"data": {"treatment": same | {name: value}}})])
+    with pytest.raises(InputError, match=rf"\(--{option}\)"):
+        treated = replace(data, info=data.info | {name: value})
+        check_synthetic(treated, [replace(images, info={"data": {"treatment": same}})])
+
+
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_a_generator_that_saw_an_image_that_judges_is_refused(
     make_prepared: Prepared, make_synthetic: Synthetic, split: str

@@ -252,8 +252,27 @@ def test_files_are_brought_to_the_scale_and_stain_that_the_data_were(
 
     notes: list[str] = []
     monkeypatch.setattr(prediction, "note", notes.append)
-    prepare(tmp_path / "source", tmp_path / "plain", resolution=32, seed=0)
+    prepare(
+        tmp_path / "source",
+        tmp_path / "plain",
+        resolution=32,
+        um_per_pixel=smear.FIELD_UM / 48,
+        to_um_per_pixel=0.6,
+    )
     plain = PreparedDataset.load(tmp_path / "plain")
-    plain = replace(plain, tables={**plain.tables, "test": data.tables["test"]}, root=data.root)
-    evaluate_run(run, plain)
-    assert len(notes) == 2 and all("treated otherwise" in sentence for sentence in notes)
+    assert plain.fingerprint == data.fingerprint
+    judged, as_trained = evaluate_run(run, plain), evaluate_run(run, data)
+    assert judged["confusion"] == as_trained["confusion"] and judged["macro_f1"] == as_trained["macro_f1"]
+    assert len(notes) == 1 and "normalised as those were" in notes[0]
+    other = replace(data, info=data.info | {"stain": {"name": "reinhard", "reference": {}}})
+    with pytest.raises(
+        InputError, match=r"a stain of its own \(reinhard\).*prepare the data without --stain"
+    ):
+        evaluate_run(run, other)
+    notes.clear()
+    evaluate_run(run, replace(data, info=data.info | {"to_um_per_pixel": None}))
+    assert len(notes) == 1 and "brought to another scale" in notes[0]
+    notes.clear()
+    unnormalised = replace(run, config=run.config | {"stain": None})
+    evaluate_run(unnormalised, data)
+    assert len(notes) == 1 and "was not normalised, as it was in" in notes[0]

@@ -223,6 +223,9 @@ def test_a_run_is_resumed_only_with_its_own_data_and_settings(run, data, make_da
     other = make_dataset(tmp_path / "other", COUNTS, resolution=16, seed=1)
     with pytest.raises(InputError, match="other data"):
         train(other, CONFIG, run, resume=True)
+    stained = replace(data, info=data.info | {"stain": {"name": "clahe", "reference": {}}})
+    with pytest.raises(InputError, match=r"treated otherwise than those of .*\(--stain\)"):
+        train(stained, CONFIG, run, resume=True)
     with pytest.raises(InputError, match="give --resume"):
         train(data, CONFIG, run)
     with pytest.raises(InputError, match="is read here"):

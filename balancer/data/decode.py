@@ -122,13 +122,21 @@ def _deep_tiff(path: Path) -> np.ndarray:
         raise InputError(f"{path} has {pixels.shape} samples, where grey or RGB pixels were expected.")
     colour = pixels[..., : 3 if pixels.shape[2] >= 3 else 1]
     wide = np.broadcast_to(colour, (*colour.shape[:2], 3))
-    return wide if wide.dtype == np.uint8 else np.nan_to_num(wide.astype(np.float32))
+    return wide if wide.dtype == np.uint8 else _finite(wide)
+
+
+def _finite(pixels: np.ndarray) -> np.ndarray:
+    """As float32, NaN being 0 and infinity the image's largest number, so that a hot pixel sets no white level."""
+    pixels = pixels.astype(np.float32)
+    known = pixels[np.isfinite(pixels)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    return np.nan_to_num(pixels, posinf=high, neginf=low)
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
     """Pixels of an opened image: uint8 H×W×3, or float32 H×W×3 of a deep grey image."""
     if image.mode in _DEEP_MODES:
-        grey = np.nan_to_num(np.asarray(image).astype(np.float32))
+        grey = _finite(np.asarray(image))
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "RGB" and "transparency" not in image.info:
         return np.asarray(image)

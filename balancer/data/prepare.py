@@ -77,6 +77,7 @@ class _Decoded:
 
     source_sha256: str  # of the file's bytes
     pixel_sha256: str  # of the decoded pixels at full size
+    square_sha256: str  # and as prepared: images of one colour are alike there, whatever their size was
     perceptual_hash: str  # of the same, whatever the prepared image shows of them
     source_width: int
     source_height: int
@@ -172,7 +173,7 @@ def prepare(
         kind = _kind(source, table)
 
         near = sorted(duplicate_pairs(described, shown))
-        columns = [table[column].to_numpy() for column in (*group_by, "pixel_sha256")]
+        columns = [table[column].to_numpy() for column in (*group_by, "pixel_sha256", "square_sha256")]
         table["group"] = _group_names(table, join_groups(columns, near, len(table)), group_by)
         duplicates = _exact_duplicates(table, notes)
         near = [(i, j) for i, j in near if i not in duplicates and j not in duplicates]
@@ -370,15 +371,17 @@ def _decode_all(
                 flat = bool(max((pixels <= 5).mean(), (pixels >= 250).mean()) > _NEARLY_ALL)
             square = frame.square(pixels, scale[row])
         except InputError as error:
+            named = error if str(paths[row]) in str(error) else InputError(f"{files[row]}: {error}")
             if on_bad_image == "stop":
-                raise
-            return error
+                raise named from None
+            return named
         origin = "rendered" if stated == "rendered" else kind
         _save(folder / f"{row}.png", square, origin)
         height, width = pixels.shape[:2]
         return _Decoded(
             source_sha256=hashlib.sha256(paths[row].read_bytes()).hexdigest(),
             pixel_sha256=hashlib.sha256(b"%d %d " % (width, height) + pixels.tobytes()).hexdigest(),
+            square_sha256=hashlib.sha256(square.tobytes()).hexdigest(),
             perceptual_hash=perceptual_hashes_of(pixels),
             source_width=width,
             source_height=height,
@@ -412,11 +415,10 @@ def _decode_all(
         if isinstance(result, InputError)
     ]
     if skipped:
-        notes.append(
-            f"{_images(len(skipped))} skipped, being unreadable:{lines([reason for _, reason in skipped])}"
-        )
+        notes.append(f"{_images(len(skipped))} skipped:{lines([reason for _, reason in skipped])}")
     table = table.iloc[list(decoded)].reset_index(drop=True).assign(row=list(decoded))
-    for name in ("source_sha256", "pixel_sha256", PERCEPTUAL_HASH, "source_width", "source_height", "source"):
+    hashes = ("source_sha256", "pixel_sha256", "square_sha256", PERCEPTUAL_HASH)
+    for name in (*hashes, "source_width", "source_height", "source"):
         table[name] = [getattr(one, name) for one in decoded.values()]
     sides = table[["source_width", "source_height"]].min(axis=1)
     if frame.to_um_per_pixel is None:

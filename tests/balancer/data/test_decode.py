@@ -164,3 +164,12 @@ def test_a_large_image_is_read_without_a_warning(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "large.png")], capture_output=True, text=True, check=True
     )
     assert (run.stdout.strip(), run.stderr) == ("(9500, 10000)", "")
+
+
+def test_what_is_no_number_sets_no_white_level(tmp_path: Path) -> None:
+    grey = np.tile(np.arange(100, dtype=np.float32), (20, 1))
+    grey[0], grey[1], grey[2] = np.nan, np.inf, -np.inf
+    Image.fromarray(grey).save(tmp_path / "hot.tif")
+    pixels = decode(tmp_path / "hot.tif")
+    assert (pixels[:4, 50, 0] == [0, 99, 0, 50]).all()
+    assert white_level(pixels) == 99

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from balancer import smear
 from balancer.data.dataset import SPLITS, PreparedDataset, fingerprint
+from balancer.data.inspection import inspect
 from balancer.data.prepare import prepare
 from balancer.errors import InputError
 from balancer.imaging import stain
@@ -373,7 +374,7 @@ def test_all_bad_images_are_named(source: Path, tmp_path: Path) -> None:
         (source / name).write_text("no image")
     summary = prepare(source, tmp_path / "out")
     named = next(sentence for sentence in summary.notes if "skipped" in sentence).splitlines()
-    assert named[0] == "23 images were skipped, being unreadable:"
+    assert named[0] == "23 images were skipped:"
     assert named[1:] == [*(f"  {name} is no image that can be read." for name in bad[:20]), "  … and 3 more."]
     recorded = PreparedDataset.load(tmp_path / "out").info["skipped"]
     assert [one["source_file"] for one in recorded] == bad and all(one["reason"] for one in recorded)
@@ -475,7 +476,7 @@ def test_one_of_a_kind_is_written_in_the_singular(source: Path, tmp_path: Path) 
     for sentence in (
         "1 file is no image by its suffix; left out: a/notes.txt.",
         "1 image lies in no class folder; left out: loose.png.",
-        "1 image was skipped, being unreadable:",
+        "1 image was skipped:",
         "1 image was left out as an exact duplicate,",
         "1 mask was left out:",
     ):
@@ -608,3 +609,23 @@ def test_rendered_images_still_say_so_after_normalisation(tmp_path: Path) -> Non
     assert data.source == "rendered"
     with Image.open(data.paths("train")[0]) as image:
         assert image.info["source"] == "rendered"
+
+
+def test_blank_images_of_two_sizes_are_one_picture_and_leak_nowhere(source: Path, tmp_path: Path) -> None:
+    for i in range(24):
+        Image.new("RGB", (40 + i, 40 + i), "white").save(source / "a" / f"blank{i}.png")
+    prepare(source, tmp_path / "out", resolution=32)
+    data = PreparedDataset.load(tmp_path / "out")
+    table = by_file(data)
+    assert table.loc[table.index.str.contains("blank"), "group"].nunique() == 1
+    assert inspect(data).leaks == []
+
+
+def test_an_image_that_would_shrink_to_nothing_is_named(source: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2), "white").save(source / "a" / "dot.png")
+    scale: dict[str, Any] = {"um_per_pixel": 0.1, "to_um_per_pixel": 0.5, "resolution": 32}
+    summary = prepare(source, tmp_path / "out", **scale)
+    assert [file for file, _ in summary.skipped] == ["a/dot.png"]
+    assert any("1 image was skipped:\n  a/dot.png: An image of 2×2 px" in one for one in summary.notes)
+    with pytest.raises(InputError, match="dot.png: An image of 2×2 px"):
+        prepare(source, tmp_path / "stop", on_bad_image="stop", **scale)

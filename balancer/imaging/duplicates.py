@@ -112,7 +112,7 @@ def pairs_of_described(described: np.ndarray) -> list[tuple[int, int, int]]:
     flat = described.reshape(len(described), -1)
     sample = described[:: len(described) // _SAMPLE + 1]
     every = np.concatenate([view.reshape(len(sample), -1) for view in _views(sample)])
-    axes = np.linalg.svd(every, full_matrices=False)[2][:_COMPONENTS].T
+    axes = np.linalg.eigh(every.T @ every)[1][:, -_COMPONENTS:]  # many times faster than an SVD of all rows
     tree = cKDTree(flat @ axes)
     neighbours = np.arange(1, min(_NEIGHBOURS + 1, len(described)) + 1)
     best: dict[tuple[int, int], tuple[float, int]] = {}

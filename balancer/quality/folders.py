@@ -11,10 +11,12 @@ import pandas as pd
 from PIL import Image
 
 from balancer.data import ImageStore, PreparedDataset
+from balancer.data.seen import Seen
 from balancer.errors import InputError, unknown_name
 from balancer.progress import note
 from balancer.quality.features import FeatureExtractor
 from balancer.quality.gate import Judgement, judge_candidates
+from balancer.quality.reference import seen_outside_train
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
@@ -116,7 +118,11 @@ def judge_folders(real: Path, synthetic: Path, extractor: FeatureExtractor, seed
     if alone:
         note(f"No synthetic images of {', '.join(alone)} in {synthetic}; not judged.")
     candidates = {label: images.images_of(label, ("train",))[0] for label in paths}
-    judgements = judge_candidates(reference, candidates, extractor, seed)
+    known = synthetic / "seen.csv"  # of a synthetic set: what its generator was trained on
+    seen: list[str] = []
+    if isinstance(reference, PreparedDataset) and known.is_file():
+        seen = seen_outside_train(Seen.read(known), reference)
+    judgements = judge_candidates(reference, candidates, extractor, seed, seen)
     tables = [
         pd.DataFrame({"label": label, "path": paths[label], "reason": judged.rejected}, dtype=object).join(
             judged.scores.reset_index(drop=True)

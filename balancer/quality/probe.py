@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -39,19 +39,24 @@ def fit_linear(
     ).fit(x, y)
 
 
-def fit(features: Mapping[str, np.ndarray], seed: int) -> Probe | None:
+def fit(features: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray], seed: int) -> Probe | None:
     """Cross-fit a class-weighted logistic regression on the principal components of real features N×d by class.
 
-    A class with one image stands aside; with fewer than two classes left there is no probe (None).
+    No group (N by class) is in two folds, so that nothing is recognised by its patient; a class of a single group
+    is divided image by image. A class with one image stands aside; with fewer than two classes left there is no
+    probe (None).
     """
     usable = {label: rows for label, rows in features.items() if len(rows) >= 2}
     if len(usable) < 2:
         return None
     x = np.concatenate(list(usable.values()))
     y = np.repeat(list(usable), [len(rows) for rows in usable.values()])
-    folds = min(FOLDS, *(len(rows) for rows in usable.values()))
+    numbered = {label: _numbered(groups[label]) for label in usable}
+    folds = min(FOLDS, *(len(np.unique(which)) for which in numbered.values()))
+    group = np.concatenate([[f"{label} {i}" for i in which] for label, which in numbered.items()])
     models, predicted = [], np.empty_like(y)
-    for train, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y):
+    divided = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(x, y, group)
+    for train, held_out in divided:
         model = fit_linear(x[train], y[train], seed)
         predicted[held_out] = model.predict(x[held_out])
         models.append(model)
@@ -59,3 +64,8 @@ def fit(features: Mapping[str, np.ndarray], seed: int) -> Probe | None:
         label: (int((predicted[y == label] == label).sum()), len(rows)) for label, rows in usable.items()
     }
     return Probe(tuple(models), recognised)
+
+
+def _numbered(groups: np.ndarray) -> np.ndarray:
+    names, which = np.unique(groups.astype(str), return_inverse=True)
+    return which if len(names) > 1 else np.arange(len(groups))

@@ -1,17 +1,20 @@
-"""Which real images a class is judged against, and their features: held out before seen, never test."""
+"""Which real images a class is judged against, and their features: unseen by the generator first, never test."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
 
-from balancer.quality import copies
+from balancer.data import PreparedDataset
+from balancer.data.seen import Seen
 from balancer.quality.features import FeatureExtractor
+
+HELD_OUT = ("heldout", "validation")  # splits that no generator is trained on, unless it came trained
 
 Rules = Mapping[str, Mapping[str, Any]]
 
@@ -30,106 +33,142 @@ class RealImages(Protocol):
 
 
 @dataclass(frozen=True)
+class Images:
+    """Real images of one class, row by row."""
+
+    pixels: np.ndarray  # uint8 N×R×R×3
+    names: np.ndarray  # split/file_name
+    groups: np.ndarray  # patient, slide, field or near-duplicate cluster, as text
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> Self:
+        return replace(self, **{column.name: getattr(self, column.name)[rows] for column in fields(self)})
+
+    def drawn(self, most: int, seed: int) -> Self:
+        """At most `most` of the images, drawn by seed, in their order."""
+        return self[drawn(len(self), most, seed)]
+
+
+@dataclass(frozen=True)
+class Embedded(Images):
+    """Images and their features."""
+
+    features: np.ndarray  # float32 N×d
+
+
+@dataclass(frozen=True)
 class Reference:
-    """The real images that candidates of one class are compared with, and why these."""
+    """The real images that candidates of one class are compared with, and why these.
+
+    `chosen` are those that the verdict rests on. `fitting` are for the limits of checks image by image: other images
+    than `chosen` where there are enough, else the same. None of `trained_on` is among either where `held_out`.
+    """
 
     label: str
-    images: np.ndarray  # uint8 N×R×R×3
-    held_out: bool  # none of them is a train image
+    chosen: Images
+    fitting: Images
+    trained_on: Images
+    held_out: bool  # the generator was trained on none of `chosen` and `fitting`
     note: str
+
+    @property
+    def images(self) -> np.ndarray:
+        """The images that the verdict rests on, uint8 N×R×R×3."""
+        return self.chosen.pixels
 
 
 @dataclass(frozen=True)
 class RealClass:
-    """Real images of one class as the gate uses them; features are float32 N×d."""
+    """Real images of one class as the gate uses them, embedded; the parts are those of a `Reference`."""
 
     label: str
     n_real: int  # all but test images
-    features: np.ndarray  # of the reference, then of train images up to the rules' number
-    n_reference: int  # rows of `features` that are the reference
-    train_images: np.ndarray  # uint8 M×R×R×3
-    train_names: tuple[str, ...]  # relative to the dataset's folder
-    real_copies: copies.Copies | None  # held-out real images among the train images; None without any
+    reference: Embedded
+    fitting: Embedded
+    trained_on: Embedded  # at most the rules' number, drawn by seed
+    train: Images  # all that the generator may have been trained on
+    pool: (
+        Embedded  # the reference first, then others up to the rules' number: what real-vs-real is drawn from
+    )
+    held_out: bool
     note: str
 
-    @property
-    def reference(self) -> np.ndarray:
-        return self.features[: self.n_reference]
 
-
-def choose_reference(dataset: RealImages, label: str, fewest_held_out: int = 15) -> Reference:
+def choose_reference(
+    dataset: RealImages,
+    label: str,
+    fewest_held_out: int = 15,
+    seed: int = 0,
+    seen: Collection[str] = (),
+) -> Reference:
     """Held-out and validation images where there are at least `fewest_held_out`, else these and the train images.
 
-    Test images are never used. Comparing with train images rewards copying, which the note says.
+    `seen` names images (split/file_name) outside train that the generator was trained on all the same: they count as
+    train images. Test images are never used. From twice `fewest_held_out` on, half of the images, by group, are set
+    aside for fitting the checks image by image, so that the verdict rests on images they were not fitted on. The note
+    says where train images take part, since comparing with them rewards copying.
     """
-    images, _ = dataset.images_of(label, ("heldout", "validation"))
-    if len(images) >= fewest_held_out:
+    unseen = _images(dataset, label, HELD_OUT)
+    train = _images(dataset, label, ("train",))
+    known = np.isin(unseen.names, list(seen))
+    train, unseen = _together([train, unseen[known]]), unseen[~known]
+    if len(unseen) < fewest_held_out:
+        every = _together([unseen, train])
         note = (
-            f"Compared with {len(images)} held-out and validation images that the generator did not train on."
+            f"Compared with all {len(every)} real images, of which the generator may have been trained on {len(train)}: "
+            f"that rewards copying, but fewer than {fewest_held_out} others are there."
         )
-        return Reference(label, images, True, note)
-    train, _ = dataset.images_of(label, ("train",))
+        return Reference(label, every, every, train, False, note)
+    first, second = halves(unseen.groups, seed)
+    if min(len(first), len(second)) < fewest_held_out:
+        note = (
+            f"Compared with {len(unseen)} held-out and validation images that the generator did not train on; the "
+            "checks image by image are fitted on the same ones, since they are too few to be divided."
+        )
+        return Reference(label, unseen, unseen, train, True, note)
     note = (
-        f"Compared with {len(images)} held-out and validation and {len(train)} train images, since fewer than "
-        f"{fewest_held_out} were held out: comparing with train images rewards copying."
+        f"Compared with {len(second)} held-out and validation images that neither the generator was trained on nor the "
+        f"checks image by image were fitted on; these had {len(first)} others."
     )
-    return Reference(label, np.concatenate([images, train]), False, note)
+    return Reference(label, unseen[second], unseen[first], train, True, note)
 
 
 def real_classes(
-    dataset: RealImages, judged: Collection[str], extractor: FeatureExtractor, rules: Rules, seed: int
+    dataset: RealImages,
+    judged: Collection[str],
+    extractor: FeatureExtractor,
+    rules: Rules,
+    seed: int,
+    seen: Collection[str] = (),
 ) -> dict[str, RealClass]:
     """The real images of all classes that have any, embedded once: more of the judged classes than of the others."""
+    sizes = rules["sizes"]
     classes = {}
     for label in dataset.classes:
-        if label in judged:
-            real = _judged_class(dataset, label, extractor, rules, seed)
-        else:
-            real = _other_class(dataset, label, extractor, rules, seed)
-        if real is not None:
-            classes[label] = real
+        chosen = choose_reference(dataset, label, sizes["fewest_held_out"], seed, seen)
+        if len(chosen.chosen) + len(chosen.trained_on):
+            if label in judged:
+                classes[label] = _embedded(chosen, extractor, sizes["most_real"], sizes["most_train"], seed)
+            else:
+                most = sizes["most_of_other_class"]
+                classes[label] = _embedded(chosen, extractor, most, most, seed)
     return classes
 
 
-def _judged_class(
-    dataset: RealImages, label: str, extractor: FeatureExtractor, rules: Rules, seed: int
-) -> RealClass | None:
-    sizes = rules["sizes"]
-    reference = choose_reference(dataset, label, sizes["fewest_held_out"])
-    if not len(reference.images):
-        return None
-    train, table = dataset.images_of(label, ("train",))
-    held = reference.images if reference.held_out else reference.images[: len(reference.images) - len(train)]
-    chosen = draw(reference.images, sizes["most_real"], seed)
-    note = reference.note
-    if len(chosen) < len(reference.images):
-        note += f" {len(chosen)} of them, drawn by seed, are scored."
-    more = draw(train, sizes["most_real"] - len(chosen), seed) if reference.held_out else train[:0]
-    return RealClass(
-        label=label,
-        n_real=len(held) + len(train),
-        features=extractor(np.concatenate([chosen, more])),
-        n_reference=len(chosen),
-        train_images=train,
-        train_names=tuple(f"train/{name}" for name in table["file_name"]),
-        real_copies=copies.find(held, train) if len(held) else None,
-        note=note,
-    )
+def seen_outside_train(seen: Seen, dataset: PreparedDataset) -> list[str]:
+    """Names (split/file_name) of held-out and validation images that a generator was trained on all the same."""
+    return [f"{split}/{name}" for split in HELD_OUT for name in seen.among(dataset, split)]
 
 
-def _other_class(
-    dataset: RealImages, label: str, extractor: FeatureExtractor, rules: Rules, seed: int
-) -> RealClass | None:
-    images, _ = dataset.images_of(label, ("heldout", "validation", "train"))
-    if not len(images):
-        return None
-    chosen = draw(images, rules["sizes"]["most_of_other_class"], seed)
-    return RealClass(label, len(images), extractor(chosen), len(chosen), images[:0], (), None, "")
-
-
-def draw(images: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most `most` of the images, drawn by seed, in their order."""
-    return images[drawn(len(images), most, seed)]
+def halves(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices of two parts of the rows, drawn by seed, about equal and with no group in both."""
+    names, which, count = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    first = order[count[order].cumsum() <= len(groups) / 2]
+    inside = np.isin(which, first)
+    return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 
 def drawn(total: int, most: int, seed: int) -> np.ndarray:
@@ -137,3 +176,50 @@ def drawn(total: int, most: int, seed: int) -> np.ndarray:
     if total <= most:
         return np.arange(total)
     return np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
+
+
+def _images(dataset: RealImages, label: str, splits: Sequence[str]) -> Images:
+    pixels, table = dataset.images_of(label, splits)
+    names = [f"{split}/{name}" for split, name in zip(table["split"], table["file_name"], strict=True)]
+    groups = table.get("group", names)
+    return Images(pixels, np.array(names, dtype=object), np.array(groups, dtype=object))
+
+
+def _together(parts: Iterable[Images]) -> Images:
+    """The images of all parts, each once."""
+    parts = list(parts)
+    joined = Images(
+        *(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(Images))
+    )
+    return joined[np.sort(np.unique(joined.names.astype(str), return_index=True)[1])]
+
+
+def _embedded(
+    chosen: Reference, extractor: FeatureExtractor, most_real: int, most_train: int, seed: int
+) -> RealClass:
+    reference = chosen.chosen.drawn(most_real, seed)
+    fitting = chosen.fitting.drawn(most_real, seed)
+    trained_on = chosen.trained_on.drawn(most_train, seed)
+    together = _together([reference, fitting, trained_on])
+    features = extractor(together.pixels)
+    row = {name: i for i, name in enumerate(together.names)}
+
+    def embedded(part: Images) -> Embedded:
+        rows = [row[name] for name in part.names]
+        return Embedded(part.pixels, part.names, part.groups, features[rows])
+
+    note = chosen.note
+    if len(reference) < len(chosen.chosen):
+        note += f" {len(reference)} of them, drawn by seed, are scored."
+    everything = _together([chosen.chosen, chosen.fitting, chosen.trained_on])
+    return RealClass(
+        label=chosen.label,
+        n_real=len(everything),
+        reference=embedded(reference),
+        fitting=embedded(fitting),
+        trained_on=embedded(trained_on),
+        train=chosen.trained_on,
+        pool=embedded(together[: max(most_real, len(reference))]),
+        held_out=chosen.held_out,
+        note=note,
+    )

@@ -1,4 +1,4 @@
-"""Draws that every metric module shares: two disjoint samples of given sizes from one real sample."""
+"""Draws that every metric module shares: one or two disjoint samples of given sizes from one sample."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ def disjoint_pairs(
     """
     if m + n > total:
         raise ValueError(f"Two disjoint samples of {m} and {n} cannot be drawn from {total}.")
-    rng = np.random.default_rng(seed)
-    for _ in range(draws):
-        order = rng.permutation(total)
+    for order in _orders(total, draws, seed):
         yield order[:m], order[m : m + n]
+
+
+def subsamples(total: int, n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield `draws` index arrays of length n into range(total), without replacement; n <= total."""
+    for order in _orders(total, draws, seed):
+        yield order[:n]
 
 
 def comparable_sizes(total: int, m: int, n: int) -> tuple[int, int]:
@@ -34,3 +38,9 @@ def comparable_sizes(total: int, m: int, n: int) -> tuple[int, int]:
         return small, min(n, total - small)
     small = min(n, total // 2)
     return min(m, total - small), small
+
+
+def _orders(total: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield rng.permutation(total)

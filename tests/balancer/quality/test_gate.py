@@ -17,15 +17,15 @@ from balancer.errors import InputError
 from balancer.files import write_json
 from balancer.quality.features import inception
 from balancer.quality.folders import judge_folders
-from balancer.quality.gate import Judgement, gate_document, judge_candidates, load_rules
-from balancer.quality.reference import choose_reference
+from balancer.quality.gate import Judgement, gate_document, judge, judge_candidates, load_rules
+from balancer.quality.reference import choose_reference, halves, real_classes
 
 SIZE = 32
 T = TypeVar("T")
 
 
 def cells(label: str, n: int, seed: int) -> np.ndarray:
-    """Discs on a plain ground with grain: class `a` purple and large, `b` blue and small, `c` orange; N×32×32×3."""
+    """Discs with clumps and grain on a plain ground: class `a` purple and large, `b` blue and small, `c` orange; N×32×32×3."""
     radius, colour = {"a": (10, (120, 40, 140)), "b": (6, (60, 60, 190)), "c": (9, (210, 120, 50))}[label]
     rng = np.random.default_rng([seed, ord(label)])
     y, x = np.mgrid[:SIZE, :SIZE]
@@ -34,7 +34,8 @@ def cells(label: str, n: int, seed: int) -> np.ndarray:
     tint = rng.normal(0, 12, (n, 1, 1, 3))
     grain = rng.normal(0, 25, (n, SIZE, SIZE, 3))
     grain = gaussian_filter(grain, (0, 1, 1, 0)) * 2.5
-    pixels = np.where(inside[..., None], np.array(colour), 225) + tint + grain
+    clumps = gaussian_filter(rng.normal(0, 150, (n, SIZE, SIZE, 1)), (0, 2, 2, 0))
+    pixels = np.where(inside[..., None], np.array(colour) + clumps, 225) + tint + grain
     return pixels.clip(0, 255).astype(np.uint8)
 
 
@@ -78,8 +79,8 @@ def verdict_on(images: np.ndarray, label: str = "a", **counts: tuple[int, int, i
 def test_other_real_images_pass() -> None:
     judgement = verdict_on(cells("a", 80, seed=2))
     assert judgement.verdict == "pass", judgement.reasons
-    assert judgement.n_accepted == judgement.n_candidates == len(judgement.scores) == 80
-    assert judgement.n_real == 130 and judgement.rejected == [None] * 80
+    assert judgement.n_candidates == len(judgement.scores) == 80 and judgement.n_real == 130
+    assert judgement.n_accepted == judgement.rejected.count(None) >= 77
     found = judgement.metrics["kid"]
     assert found["ci"][0] < found["value"] < found["ci"][1] < found["margin"]
     fid_found = judgement.metrics["fid"]
@@ -101,26 +102,25 @@ def test_bad_sets_fail_for_their_own_reason(images: np.ndarray, metric: str) -> 
     judgement = verdict_on(images)
     assert judgement.verdict == "fail" and judgement.n_accepted == 0
     assert any(metric in reason for reason in judgement.reasons)
-    assert judgement.rejected == [None] * 80
 
 
 def test_copies_are_rejected_one_by_one_and_named() -> None:
     train = Cells().images_of("a", ["train"])[0]
     images = np.concatenate([cells("a", 78, seed=2), train[3:4, ::-1], np.rot90(train[7:8], axes=(1, 2))])
     judgement = verdict_on(images)
-    assert [i for i, reason in enumerate(judgement.rejected) if reason] == [78, 79]
     assert "near-copy of train image train/a/3.png" in str(judgement.rejected[78])
     assert judgement.scores["nearest_train"][79] == "train/a/7.png"
-    assert judgement.metrics["copies"]["value"] == pytest.approx(2 / 80)
-    assert judgement.verdict == "pass" and judgement.n_accepted == 78
+    rejected = sum(reason is not None for reason in judgement.rejected)
+    assert 2 <= rejected <= 4 and judgement.metrics["copies"]["value"] == pytest.approx(rejected / 80)
+    assert judgement.verdict == "pass" and judgement.n_accepted == 80 - rejected
 
 
 def test_half_copies_fail() -> None:
     train = Cells().images_of("a", ["train"])[0]
     judgement = verdict_on(np.concatenate([cells("a", 40, seed=2), train[:40]]))
     assert judgement.verdict == "fail"
-    assert "40 of 80 candidates nearly copy a train image" in judgement.reasons[0]
-    assert sum(reason is not None for reason in judgement.rejected) == 40
+    assert "of 80 candidates copy a train image" in judgement.reasons[0] and "Fisher" in judgement.reasons[0]
+    assert judgement.rejected[40:].count(None) == 0 and judgement.rejected[:40].count(None) >= 37
 
 
 def test_only_copies_fail_though_nothing_is_left_to_compare() -> None:
@@ -145,9 +145,85 @@ def test_one_class_alone_has_no_margin() -> None:
 
 def test_held_out_images_come_first_and_train_images_are_owned_up_to() -> None:
     held_out = choose_reference(Cells(a=(50, 10, 5)), "a")
-    assert held_out.held_out and len(held_out.images) == 15 and "did not train on" in held_out.note
+    assert held_out.held_out and len(held_out.images) == 15 and "too few to be divided" in held_out.note
     mixed = choose_reference(Cells(a=(50, 10, 4)), "a")
     assert not mixed.held_out and len(mixed.images) == 64 and "rewards copying" in mixed.note
+
+
+def test_checks_are_fitted_on_other_images_than_the_verdict_rests_on() -> None:
+    chosen = choose_reference(Cells(a=(50, 10, 31)), "a")
+    assert (
+        len(chosen.chosen) + len(chosen.fitting) == 41 and min(len(chosen.chosen), len(chosen.fitting)) >= 20
+    )
+    assert not set(chosen.chosen.names) & set(chosen.fitting.names)
+    assert not {name.split("/")[0] for name in chosen.chosen.names} & {"train", "test"}
+    again = choose_reference(Cells(a=(50, 10, 31)), "a")
+    assert list(again.fitting.names) == list(chosen.fitting.names)
+
+
+def test_what_the_generator_saw_outside_train_counts_as_train() -> None:
+    seen = [f"heldout/a/{70 + i}.png" for i in range(50)]  # of 60 held out
+    chosen = choose_reference(Cells(), "a", seen=seen)
+    assert len(chosen.images) == 20 and not set(seen) & set(chosen.chosen.names)
+    assert set(seen) < set(chosen.trained_on.names) and len(chosen.trained_on) == 110
+    held_out = Cells().images_of("a", ["heldout"])[0][:40]
+    known = judge_candidates(Cells(), {"a": held_out}, Pooled(), seen=seen)["a"]
+    assert known.verdict == "fail" and "heldout/a/70.png" in str(known.rejected[0])
+
+
+def test_halves_divide_no_group() -> None:
+    groups = np.repeat([f"patient {i}" for i in range(12)], 5)
+    first, second = halves(groups, seed=1)
+    assert sorted([*first, *second]) == list(range(60)) and len(first) == 30
+    assert not set(groups[first]) & set(groups[second])
+
+
+def test_values_before_the_rejections_stand_beside() -> None:
+    """A check rejects what another class lends: the set is good after it, and was not before."""
+    images = np.concatenate([cells("a", 60, seed=2), cells("b", 60, seed=2)])
+
+    def is_blue(candidates: np.ndarray, label: str) -> list[str | None]:
+        blue = candidates[:, 12:20, 12:20, 2].mean((1, 2)) > candidates[:, 12:20, 12:20, 0].mean((1, 2)) + 60
+        return [f"too blue for {label}" if found else None for found in blue]
+
+    rules = load_rules()
+    classes = real_classes(Cells(), ["a"], Pooled(), rules, 0)
+    judged = judge("a", images, classes, None, Pooled(), rules, checks=[is_blue])
+    assert judged.rejected[100] == "too blue for a" and judged.n_candidates == 120
+    metric = judged.metrics
+    assert metric["kid"]["value"] < metric["kid"]["margin"] < metric["kid"]["before"]
+    assert metric["fid"]["value"] < metric["fid"]["before"]
+    assert metric["acceptance"]["value"] == judged.rejected.count(None) / 120 < 0.6
+    assert metric["acceptance"]["real_vs_real"] > 0.9
+    for name in ("mind", "precision", "recall", "density", "coverage", "vendi", "authenticity", "repeats"):
+        assert metric[name]["before"] is not None and metric[name]["value"] is not None
+
+
+def test_two_modes_are_a_collapse() -> None:
+    real = cells("a", 2, seed=2)
+    noise = np.random.default_rng(0).normal(0, 6, (80, SIZE, SIZE, 3))
+    judged = verdict_on((real[np.arange(80) % 2] + noise).clip(0, 255).astype(np.uint8))
+    assert judged.verdict == "fail"
+    assert any("Vendi" in reason and "less than 0.5" in reason for reason in judged.reasons)
+    assert any("most of the set is repetition" in reason for reason in judged.reasons)
+    assert judged.metrics["repeats"]["value"] > 0.9 and judged.metrics["repeats"]["real_vs_real"] < 0.1
+
+
+def test_authenticity_is_against_the_train_images() -> None:
+    judged = verdict_on(cells("a", 80, seed=2))
+    own = judged.metrics["authenticity"]
+    assert "60 train images" in own["note"] and "35 held-out" in own["note"]
+    assert abs(own["value"] - own["real_vs_real"]) < 0.3
+    mixed = verdict_on(np.concatenate([cells("a", 60, seed=2), cells("a", 60, seed=2)]), a=(60, 0, 0))
+    assert mixed.metrics["authenticity"]["real_vs_real"] is None
+
+
+def test_plain_folders_say_that_nothing_was_held_out() -> None:
+    judged = verdict_on(cells("a", 80, seed=2), a=(60, 0, 0))
+    assert judged.verdict in ("pass", "warn") and any(
+        "rewards copying" in reason for reason in judged.reasons
+    )
+    assert "one half sought in the other" in judged.metrics["copies"]["note"]
 
 
 def test_same_seed_same_judgement_and_json_without_nan() -> None:

@@ -13,10 +13,21 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kernel_mmd
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-from balancer.quality import authenticity, coverage, density, fid, kid, precision, recall
-from balancer.quality.resampling import comparable_sizes, disjoint_pairs
+from balancer.quality import (
+    authenticity,
+    coverage,
+    density,
+    fid,
+    kid,
+    mind,
+    precision,
+    recall,
+    repeats,
+    vendi,
+)
+from balancer.quality.resampling import comparable_sizes, disjoint_pairs, subsamples
 
-METRICS = [fid, kid, precision, recall, density, coverage, authenticity]
+METRICS = [fid, kid, mind, precision, recall, density, coverage, authenticity, vendi]
 
 
 def features(m: int, d: int = 16, shift: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -138,6 +149,63 @@ def test_density_coverage_authenticity_are_their_definitions() -> None:
     authentic = [to_real[j].min() > own[to_real[j].argmin()].min() for j in range(30)]
     assert authenticity.compute(x, y) == pytest.approx(np.mean(authentic))
     assert authenticity.compute(x, x) == 0  # copies are never authentic
+
+
+def test_mind_is_the_published_formula() -> None:
+    x, y = features(30), features(30, shift=0.1, seed=1)
+    u = np.random.default_rng(mind.SEED).standard_normal((mind.DIRECTIONS, 16))
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    gaps = [((np.sort(x @ direction) - np.sort(y @ direction)) ** 2).sum() for direction in u]
+    assert mind.compute(x, y) == pytest.approx(3 * 16 / (mind.DIRECTIONS * 30) * np.sum(gaps), rel=1e-5)
+    assert mind.compute(x, x) == 0
+
+
+def test_mind_of_unequal_sizes_is_that_of_the_samples_repeated_to_one_size() -> None:
+    """Repeating every row as often changes no quantile function."""
+    x, y = features(12), features(20, shift=0.1, seed=1)
+    assert mind.compute(x, y) == pytest.approx(mind.compute(np.repeat(x, 5, 0), np.repeat(y, 3, 0)), rel=1e-9)
+    assert mind.compute(x, y) == pytest.approx(mind.compute(y, x), rel=1e-9)
+
+
+def test_mind_of_a_shift_is_three_times_its_square() -> None:
+    """E (u·s)² = |s|²/d for unit directions u."""
+    x = features(50)
+    assert mind.compute(x, x + np.float32(0.5)) == pytest.approx(3 * 16 * 0.25, rel=0.1)
+
+
+def test_vendi_counts_modes() -> None:
+    origin = np.zeros((3, 8))
+    assert vendi.compute(origin, np.eye(8)) == pytest.approx(8)
+    assert vendi.compute(origin, np.ones((8, 8))) == pytest.approx(1)
+    assert vendi.compute(origin, np.repeat(np.eye(8)[:2], 10, axis=0)) == pytest.approx(2)
+
+
+def test_vendi_is_the_published_formula_about_the_real_mean() -> None:
+    x, y = features(30), features(20, shift=0.2, seed=1)
+    centred = y.astype(float) - x.mean(0)
+    cosines = 1 - cdist(centred, centred, "cosine")
+    eigenvalues = linalg.eigvalsh(cosines / 20)
+    entropy = -sum(value * np.log(value) for value in eigenvalues if value > 1e-15)
+    assert vendi.compute(x, y) == pytest.approx(np.exp(entropy), rel=1e-4)
+
+
+def test_repeats_are_images_with_a_twin() -> None:
+    assert repeats.compute(np.array([0, 1, 1, 2, 2, 2])) == pytest.approx(5 / 6)
+    assert repeats.compute(np.arange(4)) == 0
+    kind = np.repeat(np.arange(20), 2)
+    draws = repeats.at_size(kind, 10, 2000, seed=0)  # a twin is among 9 of the 39 others
+    assert draws.mean() == pytest.approx(9 / 39, abs=0.02)
+
+
+def test_repeats_are_found_flipped() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    kind = repeats.kinds(np.concatenate([images, images[:2, ::-1], images[:1].swapaxes(1, 2)]))
+    assert kind[0] == kind[6] == kind[8] and kind[1] == kind[7] and len(set(kind)) == 6
+
+
+def test_subsamples_are_without_replacement() -> None:
+    for rows in subsamples(10, 6, 20, seed=0):
+        assert len(set(rows)) == 6 and set(rows) <= set(range(10))
 
 
 def test_disjoint_pairs() -> None:

@@ -1,0 +1,132 @@
+"""What the metrics of a class mean for its verdict, by the rules: a level and a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import stats
+
+from balancer.quality import kid, probe
+from balancer.quality.copies import Copies
+from balancer.quality.metrics import Metric, entry, share_interval
+from balancer.quality.reference import RealClass, Rules
+
+SEVERITY = ("pass", "warn", "insufficient-data", "fail")
+
+Finding = tuple[str, str]  # one of SEVERITY, and a sentence
+
+
+def on_distance(found: Metric, real: RealClass, classes: Mapping[str, RealClass], rules: Rules) -> Finding:
+    """KID against a margin: a share of the KID to the nearest other class, which `found` gains as `margin`."""
+    rule = rules["kid"]
+    value, ci = found["value"], found["ci"]
+    others = {
+        other.label: kid.compute(real.pool.features, other.pool.features)
+        for other in classes.values()
+        if other.label != real.label and len(other.pool) >= rules["sizes"]["fewest_real"]
+    }
+    if not others or min(others.values()) <= 0:
+        why = "no other real class to set the margin by" if not others else "the classes cannot be told apart"
+        return "insufficient-data", f"KID {value:.4f} cannot be judged: {why} in these features."
+    nearest = min(others, key=others.__getitem__)
+    margin = found["margin"] = rule["margin"] * others[nearest]
+    level = kid.decide(ci, margin)
+    lies = {
+        "fail": "lies above",
+        "insufficient-data": "is less certain than",
+        "pass": "lies below",
+        "warn": "lies across",
+    }
+    sentence = (
+        f"KID {value:.4f} [{ci[0]:.4f}, {ci[1]:.4f}] {lies[level]} the margin {margin:.4f}, {rule['margin']:g} of the KID "
+        f"between real {real.label} and {nearest}, the nearest class"
+    )
+    if level == "insufficient-data":
+        sentence += f": {len(real.reference)} real images are too few to decide"
+    return level, f"{sentence}."
+
+
+def on_copies(found: Copies, among_real: Copies, held_out: bool, rules: Rules) -> tuple[Metric, Finding]:
+    """The share of copies against that among real images, by Fisher's exact test, and against the rules' share."""
+    rule = rules["copies"]
+    count, total, of_real = found.count, len(found.reasons), len(among_real.reasons)
+    ci = share_interval(count, total, rule["confidence"])
+    real_ci = share_interval(among_real.count, of_real, rule["confidence"])
+    which = "held-out images" if held_out else "train images, one half sought in the other"
+    metric = entry(
+        count / total,
+        f"Share of candidates that copy a train image, flips and quarter turns included; beside it the share among "
+        f"{of_real} real {which}.",
+        ci=ci,
+        real_vs_real=among_real.count / of_real,
+        real_vs_real_ci=real_ci,
+    )
+    sentence = (
+        f"{count} of {total} candidates copy a train image, of {of_real} real {which} {among_real.count}"
+    )
+    p = stats.fisher_exact(
+        [[count, total - count], [among_real.count, of_real - among_real.count]], alternative="greater"
+    ).pvalue
+    if p < rule["level"]:
+        return metric, (
+            "fail",
+            f"{sentence}: more than chance makes of it (Fisher's exact test, p = {p:.1g}).",
+        )
+    if ci[0] > rule["fail_share"] >= real_ci[0]:
+        return metric, ("fail", f"{sentence}: more than the {rule['fail_share']:.0%} that are allowed for.")
+    return metric, ("pass", f"{sentence}.")
+
+
+def on_collapse(metrics: Mapping[str, Metric], rules: Rules) -> list[Finding]:
+    """Coverage, Vendi score and repeats against what real samples of the same sizes score."""
+    rule = rules["collapse"]
+    findings = []
+    for name, what in (("coverage", "Coverage"), ("vendi", "The effective number of modes (Vendi)")):
+        found = metrics[name]
+        if found["value"] is None:
+            continue
+        low, high = found["real_vs_real_ci"]
+        digits = 2 if name == "coverage" else 1
+        sentence = (
+            f"{what} is {found['value']:.{digits}f}, of real samples of the same size {found['real_vs_real']:.{digits}f} "
+            f"[{low:.{digits}f}, {high:.{digits}f}]"
+        )
+        if found["value"] < rule["fail_share_of_real"] * low:
+            findings.append(("fail", f"{sentence}: less than {rule['fail_share_of_real']:g} of that."))
+        else:
+            findings.append(("warn" if found["value"] < low else "pass", f"{sentence}."))
+    found = metrics["repeats"]
+    high = found["real_vs_real_ci"][1]
+    sentence = f"{found['value']:.0%} of the candidates nearly repeat another one, of real images {found['real_vs_real']:.0%}"
+    if found["ci"][0] > max(rule["fail_repeats"], high):
+        return [*findings, ("fail", f"{sentence}: most of the set is repetition.")]
+    return [*findings, ("warn" if found["ci"][0] > high else "pass", f"{sentence}.")]
+
+
+def on_labels(
+    y: np.ndarray, before: np.ndarray, label: str, linear: probe.Probe | None, rules: Rules
+) -> tuple[Metric, Finding]:
+    """The share taken for its class by a linear probe (features that are left, and all), beside the real images'."""
+    rule = rules["label_agreement"]
+    if linear is None or label not in linear.recognised:
+        note = "No linear probe could be fitted: it takes two classes with two real images each."
+        return entry(None, note), ("warn", note)
+    share = linear.agreement(y, label)
+    ci = share_interval(round(share * len(y)), len(y), rule["confidence"])
+    count, total = linear.recognised[label]
+    own, own_ci = count / total, share_interval(count, total, rule["confidence"])
+    metric = entry(
+        share,
+        f"Share that a cross-fitted linear probe on real features takes for {label}; beside it {total} real images.",
+        before=linear.agreement(before, label),
+        ci=ci,
+        real_vs_real=own,
+        real_vs_real_ci=own_ci,
+    )
+    sentence = (
+        f"{share:.0%} of the candidates are taken for {label} by a linear probe, of its real images {own:.0%}"
+    )
+    if ci[1] < rule["fail_share_of_recall"] * own:
+        return metric, ("fail", f"{sentence}: less than {rule['fail_share_of_recall']:g} times as often.")
+    return metric, ("warn" if ci[1] < own_ci[0] else "pass", f"{sentence}.")

@@ -1,0 +1,613 @@
+"""Image by image: is this one a cell of its class, or does it have a defect that real images of the class do not have?
+
+`measures` sees what each image shows, knowing nothing of classes. `fit` learns from real images of each class, which the
+generator was not trained on, how far each of these measures goes; `check` names the defect of an image that goes further
+than real ones do.
+
+Atypical cells are real, so that the limit holds for all measures together: of real images that were not fitted on, `RATE`
+are rejected on average, whatever for. Every measure is put on one scale, its *surprise*: how rare a real image with as much
+of it is, as −log10 of the share of the class's images. Beyond the class's 90th percentile this share follows a generalised
+Pareto tail, its place and width being the class's, its shape that of all classes together. An image is as surprising as its
+most surprising measure, and the class's limit is the surprise that `RATE` of its real images exceed: the ⌈(n+1)(1−RATE)⌉-th
+smallest of n (split conformal prediction; Vovk et al., "Algorithmic learning in a random world", 2005), each of them judged
+by tails of the other four fifths (cross-fitting). A measure by which real images of a class differ wildly rejects little
+there, and so does every measure where real images are odd in many ways.
+
+A class's medians are its own. Its percentiles are filled up by the other classes of `ENOUGH` images: the 90th as if they
+were 12 images more, the 97th as if they were 100 more. A class of fewer than `ENOUGH` cannot show what one image in forty is
+like: its limit is that of all classes together, each cut down to as few images and judged by the rest of them, so that it
+allows for what so few images leave unknown. Below `FEWEST` images, or where there is nothing to borrow from, nothing is
+checked. The notes say which.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from skimage.morphology import disk
+
+from balancer.errors import unknown_name
+from balancer.imaging import artefacts
+from balancer.imaging.masks import NUCLEUS
+from balancer.imaging.morphology import Cell
+from balancer.imaging.segmentation import segment
+
+RATE = 0.025  # of real images that may be rejected, by all checks together
+ENOUGH = (
+    50  # real images of a class from which it has a limit of its own: the rank of 1 − RATE of them exists
+)
+FEWEST = 10  # real images below which a class's own median is not known well enough to check anything
+_FOLDS = 5
+_DRAWS = 5  # of a large class cut down to a small one's size
+_NEIGHBOURS = 3
+_PRIOR_SPREAD, _PRIOR_WIDTH = 12, 100  # images that the other classes count for in a class's tails
+_START, _AGAIN = (
+    0.9,
+    0.97,
+)  # quantiles between which the tail's width is measured: what lies beyond may be odd
+
+Array = np.ndarray
+
+
+class _Measure(NamedTuple):
+    """What is looked at: the defect that it shows, the sign that turns it such that more is worse, and how it is told.
+
+    `grain` is the least width of a tail, below which differences mean nothing. `told` is filled with the image's value and
+    with the one that 99 of 100 real images of the class keep to.
+    """
+
+    defect: str
+    sign: int
+    grain: float
+    told: str
+
+
+_MEASURES = {
+    "nuclear_density": _Measure(
+        "no nucleus", -1, 0.01, "no nucleus: density {value:.2f} in red light, of {real} at least {usual:.2f}"
+    ),
+    "nuclear_area": _Measure(
+        "two nuclei",
+        1,
+        0.005,
+        "two nuclei or one too large: {value:.0%} of the image, in {real} up to {usual:.0%}",
+    ),
+    "second_body": _Measure(
+        "two nuclei", 1, 0.004, "two nuclei, where {real} show one with up to {lobes:.0f} lobes"
+    ),
+    "fourth_lobe": _Measure(
+        "foreign lobes", 1, 0.02, "{own_lobes:.0f} nuclear lobes, where {real} show up to {lobes:.0f}"
+    ),
+    "seventh_lobe": _Measure(
+        "foreign lobes", 1, 0.004, "{own_lobes:.0f} nuclear lobes, where {real} show up to {lobes:.0f}"
+    ),
+    "membrane_gap": _Measure(
+        "open membrane",
+        -1,
+        0.01,
+        "nuclear membrane open: over a quarter of its length {value:.0%} as sharp as elsewhere, in {real} at least {usual:.0%}",
+    ),
+    "membrane": _Measure(
+        "missing membrane",
+        -1,
+        0.05,
+        "nuclear membrane missing: sharpness {value:.2f} per µm, of {real} at least {usual:.2f}",
+    ),
+    "chromatin": _Measure(
+        "smooth chromatin",
+        -1,
+        0.05,
+        "chromatin too smooth: detail {value:.1f} (logarithm), in {real} at least {usual:.1f}",
+    ),
+    "granularity": _Measure(
+        "foreign granules",
+        1,
+        0.005,
+        "dark granules that the class does not have: {value:.2f} above the cytoplasm's density, in {real} up to {usual:.2f}",
+    ),
+    "smoothness": _Measure(
+        "granules erased",
+        -1,
+        0.005,
+        "granules missing: the cytoplasm's density varies by {value:.2f}, in {real} at least by {usual:.2f}",
+    ),
+    "off_centre": _Measure(
+        "cut off",
+        1,
+        0.005,
+        "cell cut off or not in the middle: off by {value:.0%} of the image, {real} by up to {usual:.0%}",
+    ),
+    "nucleus_on_edge": _Measure(
+        "cut off",
+        1,
+        0.01,
+        "cell cut off: its nucleus takes {value:.0%} of the image's edge, in {real} up to {usual:.0%}",
+    ),
+    "nuclear_length": _Measure(
+        "second cell",
+        1,
+        0.01,
+        "second cell: nuclei that hang together over {value:.0%} of the image's width, in {real} up to {usual:.0%}",
+    ),
+    "other_nuclei": _Measure(
+        "second cell",
+        1,
+        0.002,
+        "second cell: another nucleus takes {value:.1%} of the image, in {real} up to {usual:.1%}",
+    ),
+    "seam": _Measure(
+        "seam",
+        1,
+        0.1,
+        "a straight seam: a step of {value:.1f} grey levels along a line, in {real} up to {usual:.1f}",
+    ),
+    "checkerboard": _Measure(
+        "checkerboard",
+        1,
+        0.05,
+        "a checkerboard pattern: it stands out by {value:.1f} (logarithm of power), in {real} by up to {usual:.1f}",
+    ),
+    "sharpness": _Measure(
+        "blur",
+        -1,
+        0.05,
+        "out of focus: fine detail {value:.1f} (logarithm of power), in {real} at least {usual:.1f}",
+    ),
+    "noise": _Measure("noise", 1, 0.1, "noise of {value:.1f} grey levels, in {real} up to {usual:.1f}"),
+    "stain": _Measure(
+        "stain off",
+        1,
+        0.05,
+        "stain off: colours of background, nucleus and cytoplasm are {value:.1f} standard deviations from any real image's, "
+        "those of {real} up to {usual:.1f}",
+    ),
+}
+DEFECTS = tuple(dict.fromkeys(measure.defect for measure in _MEASURES.values()))
+_SIGNS = np.array([measure.sign for measure in _MEASURES.values()])
+_GRAINS = np.array([measure.grain for measure in _MEASURES.values()])
+_COLOURS = [
+    f"{part}_{channel}"
+    for part in ("background", "nucleus", "cytoplasm")
+    for channel in ("red", "green", "blue")
+]
+_COLOUR_GRAIN = 0.01  # optical density: two grey levels in 255
+
+
+# What an image shows
+
+
+def measures(images: Array | Sequence[Array]) -> pd.DataFrame:
+    """What each image shows, a row each; NaN where a measure is not defined (no nucleus, hardly any cytoplasm).
+
+    `images`: uint8 N×H×W×3 RGB in [0, 255] or a list of H×W×3. Lengths and areas are shares of the image's longer side and
+    area, so that images of one scale are to be compared. Raises InputError for another dtype or shape.
+    """
+    images = list(images)
+    rows = [_measured(image, found.mask) for image, found in zip(images, segment(images), strict=True)]
+    columns = [name for name in _MEASURES if name != "stain"] + ["lobes", *_COLOURS]
+    return pd.DataFrame(rows, columns=columns, dtype=float)
+
+
+def _measured(image: Array, mask: Array) -> dict[str, float]:
+    cell = Cell(image, mask, None)
+    row = {
+        "seam": artefacts.seam(image),
+        "checkerboard": artefacts.checkerboard(image),
+        "sharpness": artefacts.sharpness(image),
+        "noise": artefacts.noise(image),
+        "nuclear_density": 0.0,
+    }
+    background = np.log10(cell.light / 255)
+    row |= dict(zip(_COLOURS, background, strict=False))
+    if cell.nucleus.any():
+        row |= dict(zip(_COLOURS[3:], np.median(cell.density[cell.box][cell.nucleus], 0), strict=False))
+        row |= _nuclear_map(cell) | _membrane(cell)
+        inner = cell.chromatin[0]
+        if inner.any():
+            row["chromatin"] = float(np.log(np.sqrt((ndimage.laplace(cell.red)[inner] ** 2).mean()) + 1e-4))
+    if cell.cytoplasm.any():
+        row |= dict(zip(_COLOURS[6:], np.median(cell.density[cell.box][cell.cytoplasm], 0), strict=False))
+    if cell.inner_cytoplasm.any():
+        row["granularity"] = row["smoothness"] = _granularity(cell)
+    return row
+
+
+def _nuclear_map(cell: Cell) -> dict[str, float]:
+    """Nuclei of the whole image, whatever the mask takes for cells: their size, bodies, place and neighbours.
+
+    Nuclear is what has at least the red density midway between the nucleus and its cytoplasm. The cell's own are the
+    parts within its outline and those next to them.
+    """
+    side = max(cell.mask.shape)
+    red = ndimage.gaussian_filter(cell.density[..., 0], 0.01 * side)
+    density = float(np.median(red[cell.box][cell.nucleus]))
+    around = float(np.median(red[cell.box][cell.cytoplasm])) if cell.cytoplasm.any() else 0.0
+    dark = red >= max(density / 2, (density + around) / 2)
+    dark = ndimage.binary_opening(dark, disk(max(1, round(0.015 * side))))
+    holes, _ = ndimage.label(~dark)
+    small = np.bincount(holes.ravel()) < (0.04 * side) ** 2
+    dark |= small[holes]
+
+    parts, count = ndimage.label(dark, np.ones((3, 3)))
+    areas = np.bincount(parts.ravel())
+    held = np.bincount(parts[cell.mask == NUCLEUS], minlength=count + 1)
+    own = np.bincount(parts[ndimage.binary_dilation(cell.body)], minlength=count + 1) > 0.6 * areas
+    own[np.argmax(held[1:]) + 1 if count else 0] = True
+    own[0] = False
+    reach = max(1, round(0.03 * side))
+    for _ in range(2):
+        own[parts[ndimage.binary_dilation(own[parts], iterations=reach)]] = True
+        own[0] = False
+    nucleus = own[parts]
+    row = {"nuclear_density": density}
+    if not nucleus.any():
+        return row
+    rows, columns = np.nonzero(nucleus)
+    centre = (np.array(nucleus.shape) - 1) / 2
+    radii = _discs(nucleus[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1], 7)
+    edge = np.concatenate([nucleus[0], nucleus[-1], nucleus[:, 0], nucleus[:, -1]])
+    spread = np.linalg.eigvalsh(np.atleast_2d(np.cov(np.stack([rows, columns])))) if len(rows) > 1 else [0.0]
+    return row | {
+        "nuclear_area": float(nucleus.mean()),
+        "second_body": radii[1] / side,
+        "fourth_lobe": radii[3] / radii[0],
+        "seventh_lobe": radii[6] / side,
+        "lobes": float((radii >= 0.6 * radii[0]).sum()),
+        "off_centre": float(np.hypot(rows.mean() - centre[0], columns.mean() - centre[1])) / side,
+        "nucleus_on_edge": float(edge.mean()),
+        "nuclear_length": 4 * float(np.sqrt(spread[-1])) / side,
+        "other_nuclei": float(areas[1:][~own[1:]].max(initial=0)) / nucleus.size,
+    }
+
+
+def _discs(region: Array, count: int) -> Array:
+    """Radii in pixels of the largest disc in a region, of the largest in what that leaves, and so on: float `count`.
+
+    Two nuclei have two alike, lobes as many as there are of them, a round nucleus one.
+    """
+    rest = np.pad(region, 1)
+    rows, columns = np.indices(rest.shape)
+    radii = np.zeros(count)
+    for i in range(count):
+        depth = ndimage.distance_transform_edt(rest)
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        radii[i] = depth[row, column]
+        rest &= np.hypot(rows - row, columns - column) > radii[i]
+    return radii
+
+
+def _membrane(cell: Cell) -> dict[str, float]:
+    """How steep the nucleus's outline is, per µm and relative to the step that it makes there; and in its weakest quarter.
+
+    Relative, since a nucleus stands out more from background than from cytoplasm, and its outline is as narrow.
+    """
+    if cell.membrane_profiles is None or cell.membrane is None:
+        return {}
+    at, profile, _ = cell.membrane_profiles
+    steep = cell.membrane * cell.um / (np.ptp(profile, axis=1) + 0.03)
+    turn = np.arctan2(at[0] - at[0].mean(), at[1] - at[1].mean())
+    windows = [
+        np.abs((turn - angle + np.pi) % (2 * np.pi) - np.pi) < np.pi / 4
+        for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    ]
+    medians = [float(np.median(steep[window])) for window in windows if window.sum() >= 4]
+    overall = float(np.median(steep))
+    return {"membrane": overall} | (
+        {"membrane_gap": min(medians) / overall} if medians and overall > 0 else {}
+    )
+
+
+def _granularity(cell: Cell) -> float:
+    """How far the darkest tenth of the cytoplasm stands out of its surroundings of 0.7 µm, in red density.
+
+    Against the median, so that granules count and the shade of the cytoplasm does not.
+    """
+    region = cell.inner_cytoplasm
+    width = 0.7 * cell.um
+    weight = ndimage.gaussian_filter(region.astype(float), width, mode="constant")
+    around = ndimage.gaussian_filter(cell.red * region, width, mode="constant")
+    middle, high = np.quantile((cell.red - around / np.maximum(weight, 1e-6))[region], [0.5, 0.9])
+    return float(high - middle)
+
+
+# What real images show
+
+
+class _Tail(NamedTuple):
+    """Where images of a class begin to be rare, for each measure turned such that more is worse: three floats each."""
+
+    middle: Array
+    spread: Array  # from the middle to the 90th percentile
+    width: Array  # from there to the 97th
+
+
+@dataclass(frozen=True, eq=False)
+class _Class:
+    """Real images of a class: their median colour, the tails of their measures, and what is usual."""
+
+    colour: Array
+    tail: _Tail
+    usual: dict[str, float]  # what 99 of 100 keep to, in the measure's own unit and direction; and lobes
+
+
+@dataclass(frozen=True, eq=False)
+class _Common:
+    """What all classes of a set share.
+
+    whitening: 9×9, by which colours have unit covariance within classes. colours: those of all real images less their
+    class's, whitened, N×9. Beyond the 90th percentile an excess, in widths, is taken as generalised-Pareto distributed
+    (Pickands 1975), `scale` and `shape` being float M each.
+    """
+
+    whitening: Array
+    colours: Array
+    scale: Array
+    shape: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """What `fit` learned: per class the greatest surprise that passes, None where nothing is checked, and how, as a note."""
+
+    classes: dict[str, _Class]
+    common: _Common
+    limits: dict[str, float | None]
+    notes: dict[str, str]
+
+
+def fit(measured: Mapping[str, pd.DataFrame]) -> Limits:
+    """Learn what real images of each class show, from `measures` of images that no generator was trained on.
+
+    Take all classes of a set at once: they borrow from each other, see the module's head.
+    """
+    tables = {label: table for label, table in measured.items() if len(table) >= FEWEST}
+    whitening = _whitening(tables.values())
+    centres = {label: _centre(table) for label, table in tables.items()}
+    apart = {
+        label: (_filled(table, centres[label]) - centres[label]) @ whitening
+        for label, table in tables.items()
+    }
+    colours = np.concatenate([*apart.values(), np.zeros((0, len(_COLOURS)))])
+    values = {
+        label: _values(table, _distances(apart[label], colours, itself=True))
+        for label, table in tables.items()
+    }
+    lent = {label: _others(values, label) for label in values}
+    mixed = {label: _borrowing(_tail(rows), len(rows), lent[label]) for label, rows in values.items()}
+    common = _Common(whitening, colours, *_shapes([_excess(values[label], mixed[label]) for label in values]))
+
+    limits: dict[str, float | None] = dict.fromkeys(measured)
+    notes = {}
+    for label, table in measured.items():
+        n = len(table)
+        others = ", ".join(name for name in values if name != label)
+        unchecked = f"Single images of {label} are not checked for defects: "
+        if n < FEWEST:
+            notes[label] = f"{unchecked}{n} real images, where {FEWEST} are needed to know the class by."
+            continue
+        if n >= ENOUGH:
+            seen = _crossfitted(values[label], lent[label], common)
+            notes[label] = f"Limits for single images of {label} from {n} real images."
+        else:
+            seen = np.concatenate(list(_as_few(n, values, lent, common)))
+            notes[label] = (
+                f"Limits for single images of {label} from {n} real images and, since {ENOUGH} are needed, from how real "
+                f"images of {others} scatter."
+            )
+        if len(seen) < ENOUGH:
+            notes[label] = (
+                f"{unchecked}{n} real images cannot show how odd one in {1 / RATE:.0f} is, and other classes have too few to "
+                "borrow from."
+            )
+            continue
+        limits[label] = _limit(seen)
+    return Limits(
+        {
+            label: _Class(centres[label], mixed[label], _usual(tables[label], values[label]))
+            for label in tables
+        },
+        common,
+        limits,
+        notes,
+    )
+
+
+def surprises(measured: pd.DataFrame, label: str, limits: Limits) -> pd.DataFrame:
+    """How rare real images of the class are that show as much of each defect, as −log10 of their share; 0 for 1 in 10.
+
+    A row for each of `measured`, a column for each of `DEFECTS`. An image whose largest one is above
+    `limits.limits[label]` is rejected. All are 0 for a class of too few real images. Raises InputError for a class that was
+    not fitted.
+    """
+    known = _known(label, limits)
+    if known is None:
+        return pd.DataFrame(0.0, index=measured.index, columns=list(DEFECTS))
+    every = _surprises(_values(measured, _stain(measured, known, limits.common)), known.tail, limits.common)
+    names = np.array([measure.defect for measure in _MEASURES.values()])
+    return pd.DataFrame(
+        {defect: every[:, names == defect].max(1) for defect in DEFECTS}, index=measured.index
+    )
+
+
+def check(measured: pd.DataFrame, label: str, limits: Limits) -> list[str | None]:
+    """The defect of each image in words, or None: it shows more of something than real images of its class do.
+
+    `measured`: what `measures` gives. All are None for a class that was fitted but has no limit, see its note. Raises
+    InputError for a class that was not fitted.
+    """
+    known, limit = _known(label, limits), limits.limits[label]
+    if known is None or limit is None:
+        return [None] * len(measured)
+    stain = _stain(measured, known, limits.common)
+    every = _surprises(_values(measured, stain), known.tail, limits.common)
+    seen = measured.assign(stain=stain)
+    names = list(_MEASURES)
+    return [
+        _told(names[row.argmax()], seen.iloc[i], label, known.usual) if row.max() > limit else None
+        for i, row in enumerate(every)
+    ]
+
+
+def _known(label: str, limits: Limits) -> _Class | None:
+    if label not in limits.limits:
+        raise unknown_name("class", label, limits.limits)
+    return limits.classes.get(label)
+
+
+def _told(name: str, seen: pd.Series, label: str, usual: Mapping[str, float]) -> str:
+    return _MEASURES[name].told.format(
+        value=seen[name],
+        usual=usual[name],
+        own_lobes=seen["lobes"],
+        lobes=usual["lobes"],
+        real=f"real {label} images",
+    )
+
+
+def _limit(seen: Array) -> float:
+    """What a share `RATE` of new images surprise by more than, from n like them: the ⌈(n+1)(1−RATE)⌉-th smallest."""
+    rank = int(np.ceil((len(seen) + 1) * (1 - RATE)))
+    return float(np.sort(seen)[rank - 1])
+
+
+def _others(values: Mapping[str, Array], label: str) -> list[_Tail]:
+    """Tails of the other classes that lend: those of `ENOUGH` images, or all where there are none."""
+    others = {name: rows for name, rows in values.items() if name != label}
+    lending = [rows for rows in others.values() if len(rows) >= ENOUGH]
+    return [_tail(rows) for rows in lending or others.values()]
+
+
+def _crossfitted(values: Array, others: Sequence[_Tail], common: _Common) -> Array:
+    """The largest surprise of each image of a class, by what four fifths of it, without the image, and the others show."""
+    fold = np.random.default_rng(0).permutation(len(values)) % _FOLDS
+    parts = []
+    for k in range(_FOLDS):
+        tail = _borrowing(_tail(values[fold != k]), int((fold != k).sum()), others)
+        parts.append(_surprises(values[fold == k], tail, common).max(1))
+    return np.concatenate(parts)
+
+
+def _as_few(
+    n: int, values: Mapping[str, Array], lent: Mapping[str, Sequence[_Tail]], common: _Common
+) -> Iterator[Array]:
+    """The largest surprises of each class's unseen images where n of it are known, those of larger classes cut down to n."""
+    rng = np.random.default_rng(0)
+    for label, rows in values.items():
+        if len(rows) < n + FEWEST:
+            yield _crossfitted(rows, lent[label], common)
+            continue
+        for _ in range(_DRAWS):
+            order = rng.permutation(len(rows))
+            tail = _borrowing(_tail(rows[order[:n]]), n, lent[label])
+            yield _surprises(rows[order[n : 2 * n]], tail, common).max(1)
+
+
+def _values(table: pd.DataFrame, stain: Array) -> Array:
+    """The measures turned such that more is worse, float N×M."""
+    return table.assign(stain=stain)[list(_MEASURES)].to_numpy(dtype=float) * _SIGNS
+
+
+def _tail(values: Array) -> _Tail:
+    """Tails of a class by its own images; NaN for what hardly any of them has to be measured, which decides nothing then."""
+    values = np.where(np.isfinite(values).sum(0) < min(FEWEST, len(values)), np.nan, values)
+    middle, start, again = _quantiles(values, [0.5, _START, _AGAIN])
+    return _Tail(middle, np.maximum(start - middle, _GRAINS), np.maximum(again - start, _GRAINS))
+
+
+def _quantiles(values: Array, shares: Sequence[float]) -> Array:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns without a value stay NaN
+        return np.nanquantile(values, shares, axis=0)
+
+
+def _usual(table: pd.DataFrame, values: Array) -> dict[str, float]:
+    lobes = float(_quantiles(table[["lobes"]].to_numpy(), [0.95])[0, 0])
+    return dict(zip(_MEASURES, _quantiles(values, [0.99])[0] * _SIGNS, strict=True)) | {"lobes": lobes}
+
+
+def _borrowing(own: _Tail, n: int, others: Sequence[_Tail]) -> _Tail:
+    """Tails from n images, filled up by those of other classes: their median spread, and median width for a spread.
+
+    Other classes count for as many images as `_PRIOR_SPREAD` and `_PRIOR_WIDTH` say: a width hangs on a tenth of the images.
+    """
+    if not others:
+        return own
+    spread, ratio = (
+        _quantiles(np.array(rows), [0.5])[0]
+        for rows in (
+            [tail.spread for tail in (own, *others)],
+            [tail.width / tail.spread for tail in (own, *others)],
+        )
+    )
+    share = n / (n + _PRIOR_SPREAD)
+    spread = share * own.spread + (1 - share) * spread
+    share = n / (n + _PRIOR_WIDTH)
+    return _Tail(own.middle, spread, share * own.width + (1 - share) * ratio * spread)
+
+
+def _excess(values: Array, tail: _Tail) -> Array:
+    """How far each measure is beyond the class's 90th percentile, in widths of its tail, float N×M."""
+    return (values - (tail.middle + tail.spread)) / tail.width
+
+
+def _surprises(values: Array, tail: _Tail, common: _Common) -> Array:
+    """Surprise of each image by each measure, float N×M; 0 below the 90th percentile and where it is not defined."""
+    excess = np.nan_to_num(_excess(values, tail), nan=0.0)
+    rarity = np.log1p(common.shape * np.maximum(excess, 0) / common.scale) / common.shape
+    return np.where(excess > 0, rarity / np.log(10) - np.log10(1 - _START), 0.0)
+
+
+def _shapes(excess: Sequence[Array]) -> tuple[Array, Array]:
+    """Scale and shape of the tails by probability-weighted moments (Hosking and Wallis 1987), all classes together.
+
+    Shapes are kept between 0.01, next to an exponential tail, and 0.9, where the moments end.
+    """
+    scale, shape = np.ones(len(_MEASURES)), np.full(len(_MEASURES), 0.01)
+    for i, column in enumerate(np.concatenate([*excess, np.zeros((0, len(_MEASURES)))]).T):
+        beyond = np.sort(column[column > 0])
+        if len(beyond) >= FEWEST:
+            mean = beyond.mean()
+            weighted = (beyond * (1 - (np.arange(len(beyond)) + 0.65) / len(beyond))).mean()
+            shape[i] = np.clip(2 - mean / (mean - 2 * weighted), 0.01, 0.9)
+            scale[i] = mean * (1 - shape[i])
+    return scale, shape
+
+
+# Colours
+
+
+def _centre(table: pd.DataFrame) -> Array:
+    """Median colours of a class, optical densities, float 9; 0 for what none of its images has."""
+    return np.nan_to_num(_quantiles(table[_COLOURS].to_numpy(), [0.5])[0])
+
+
+def _filled(table: pd.DataFrame, centre: Array) -> Array:
+    """Colours N×9, the class's where an image has none."""
+    colours = table[_COLOURS].to_numpy()
+    return np.where(np.isfinite(colours), colours, centre)
+
+
+def _whitening(tables: Iterable[pd.DataFrame]) -> Array:
+    """A matrix by which colours have unit covariance within classes, 9×9: from the mean of the classes' covariances."""
+    covariances = [np.cov(_filled(table, _centre(table)), rowvar=False) for table in tables]
+    mean = np.mean(covariances, 0) if covariances else 0.0
+    return np.linalg.cholesky(np.linalg.inv(mean + _COLOUR_GRAIN**2 * np.eye(len(_COLOURS))))
+
+
+def _stain(table: pd.DataFrame, known: _Class, common: _Common) -> Array:
+    return _distances((_filled(table, known.colour) - known.colour) @ common.whitening, common.colours)
+
+
+def _distances(colours: Array, real: Array, itself: bool = False) -> Array:
+    """Distance of each row to its third nearest among `real`, not counting itself where it is one of them."""
+    if not len(colours):
+        return np.zeros(0)
+    rank = min(_NEIGHBOURS + itself, len(real))
+    return np.asarray(cKDTree(real).query(colours, [rank])[0][:, 0])

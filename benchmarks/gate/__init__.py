@@ -1,0 +1,1 @@
+"""What the gate's checks are worth, measured on real images."""

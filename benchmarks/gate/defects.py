@@ -1,0 +1,207 @@
+"""Which share of painted defects the gate's checks of single images catch, and which share of real images they reject.
+
+Of each class a part is kept for fitting, at most `FITTED`; the others are judged, as they are and painted, no image of
+one part being in the other, near-duplicates apart.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.stats import binomtest
+
+from balancer.data.sources import IMAGE_SUFFIXES
+from balancer.imaging.segmentation import segment
+from balancer.quality import defects
+from benchmarks.gate.painting import DEFECTS, Scene
+
+Array = np.ndarray
+SETS = ("pbc", "segwbc", "all_idb2", "all4")
+RESOLUTIONS = (128, 64)
+FITTED = 150  # real images of a class at most, two in three of a small one
+JUDGED = 100  # unseen ones at most
+PAINTED = 16  # of each class and defect at most
+CONFIDENCE = 0.95
+SEGMENTED = ("neutrophil", "eosinophil")
+GRANULES = {"eosinophil": "orange", "basophil": "purple"}
+WITHOUT_CELL = ("platelet", "Benign", "Early", "Pre", "Pro")  # platelets, and fields of many cells
+# What a painted defect may rightly be called besides its own name: a second nucleus may be another cell's, and so on.
+SAME = {
+    "two nuclei": ("two nuclei", "second cell", "foreign lobes"),
+    "second cell": ("second cell", "two nuclei", "cut off"),
+    "open membrane": ("open membrane", "missing membrane"),
+    "missing membrane": ("open membrane", "missing membrane"),
+}
+OF_THE_IMAGE = ("seam", "checkerboard", "stain off", "blur", "noise")
+
+
+class Part(NamedTuple):
+    """Unseen images of one class: judged as they are or with a defect painted; what each was rejected for, None if not."""
+
+    set: str
+    label: str
+    defect: str  # "" when real
+    found: list[str | None]
+
+
+def read_class(folder: Path, resolution: int) -> list[Array]:
+    """Images of a class in an order drawn by its name, uint8 R×R×3."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    order = np.random.default_rng(zlib.crc32(folder.name.encode())).permutation(len(paths))
+    size = (resolution, resolution)
+    return [
+        np.asarray(Image.open(paths[i]).convert("RGB").resize(size, Image.Resampling.BOX))
+        for i in order[: FITTED + JUDGED]
+    ]
+
+
+def judge(root: Path, resolution: int) -> tuple[list[Part], pd.Series]:
+    """Judge all of a set; also milliseconds per image and the notes of the classes."""
+    classes = {
+        folder.name: read_class(folder, resolution) for folder in sorted(root.iterdir()) if folder.is_dir()
+    }
+    fitted = {label: min(FITTED, 2 * len(images) // 3) for label, images in classes.items()}
+    started = time.process_time()
+    measured = {label: defects.measures(images) for label, images in classes.items()}
+    cost = 1e3 * (time.process_time() - started) / sum(map(len, classes.values()))
+    limits = defects.fit({label: table[: fitted[label]] for label, table in measured.items()})
+    parts = []
+    for label, images in classes.items():
+        if limits.limits[label] is None:
+            continue
+        unseen = measured[label][fitted[label] :]
+        parts.append(Part(root.name, label, "", _found(unseen, label, limits)))
+        for defect, painted in paint(images[fitted[label] :], label).items():
+            if painted:
+                found = _found(defects.measures(painted), label, limits)
+                parts.append(Part(root.name, label, defect, found))
+    return parts, pd.Series({"cost": cost, **limits.notes})
+
+
+def _found(measured: pd.DataFrame, label: str, limits: defects.Limits) -> list[str | None]:
+    surprises = defects.surprises(measured, label, limits)
+    reasons = defects.check(measured, label, limits)
+    return [
+        str(name) if reason else None for name, reason in zip(surprises.idxmax(axis=1), reasons, strict=True)
+    ]
+
+
+def paint(images: list[Array], label: str) -> dict[str, list[Array]]:
+    """Each defect painted into at most `PAINTED` of the images, where they offer a place for it."""
+    found = segment(images)
+    rng = np.random.default_rng(0)
+    painted: dict[str, list[Array]] = {}
+    for defect, brush in DEFECTS.items():
+        painted[defect] = []
+        if label in WITHOUT_CELL and defect not in OF_THE_IMAGE:
+            continue
+        for i in range(len(images)):
+            donor = (i + 1 + int(rng.integers(max(len(images) - 1, 1)))) % len(images)
+            if len(painted[defect]) == PAINTED:
+                break
+            if found[i].flag or found[donor].flag:
+                continue
+            scene = Scene(
+                images[i],
+                found[i].mask,
+                images[donor],
+                found[donor].mask,
+                label in SEGMENTED,
+                GRANULES.get(label, ""),
+            )
+            image = brush(scene, rng)
+            if image is not None:
+                painted[defect].append(image)
+    return painted
+
+
+def caught(parts: list[Part]) -> str:
+    """Share of painted images rejected, each defect: all classes of a set together, with an interval over all sets."""
+    sets = list(dict.fromkeys(part.set for part in parts))
+    lines = [
+        f"| painted defect | images | caught | {CONFIDENCE:.0%} interval | named as such | {' | '.join(sets)} |",
+        "|---" * (5 + len(sets)) + "|",
+    ]
+    for defect in DEFECTS:
+        rows = [part for part in parts if part.defect == defect]
+        if rows:
+            found = _joined(part for part in rows)
+            own = np.mean([name in SAME.get(defect, (defect,)) for name in found])
+            cells = [_share(_joined(part for part in rows if part.set == name)) for name in sets]
+            lines.append(
+                f"| {defect} | {len(found)} | {_share(found)} | {_interval(found)} | {own:.0%} | {' | '.join(cells)} |"
+            )
+    return "\n".join(lines)
+
+
+def by_class(parts: list[Part]) -> str:
+    """Share of painted images rejected, class by class."""
+    classes = list(dict.fromkeys((part.set, part.label) for part in parts))
+    lines = [f"| class | {' | '.join(DEFECTS)} |", "|---" * (1 + len(DEFECTS)) + "|"]
+    for name, label in classes:
+        found = {part.defect: part.found for part in parts if (part.set, part.label) == (name, label)}
+        lines.append(
+            f"| {name} {label} | {' | '.join(_share(found.get(defect, [])) for defect in DEFECTS)} |"
+        )
+    return "\n".join(lines)
+
+
+def rejected(parts: list[Part]) -> str:
+    """Share of real unseen images rejected, class by class and together, and what for."""
+    real = [part for part in parts if not part.defect]
+    rows = [(f"{part.set} {part.label}", part.found) for part in real]
+    for name in dict.fromkeys(part.set for part in real):
+        rows.append((f"**{name}**", _joined(part for part in real if part.set == name)))
+    rows.append(("**all**", _joined(part for part in real)))
+    lines = [
+        f"| real, unseen | images | rejected | {CONFIDENCE:.0%} interval | for |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in rows:
+        reasons = Counter(reason for reason in found if reason)
+        told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(4)) or "–"
+        lines.append(f"| {name} | {len(found)} | {_share(found, 1)} | {_interval(found)} | {told} |")
+    return "\n".join(lines)
+
+
+def _joined(parts: Iterable[Part]) -> list[str | None]:
+    return [name for part in parts for name in part.found]
+
+
+def _share(found: list[str | None], digits: int = 0) -> str:
+    return f"{np.mean([name is not None for name in found]):.{digits}%}" if found else "–"
+
+
+def _interval(found: list[str | None]) -> str:
+    count = sum(name is not None for name in found)
+    interval = binomtest(count, len(found)).proportion_ci(CONFIDENCE, method="wilson")
+    return f"{interval.low:.1%} to {interval.high:.1%}"
+
+
+def table(sets: Path) -> str:
+    """The tables, as markdown."""
+    texts = []
+    for resolution in RESOLUTIONS:
+        parts: list[Part] = []
+        notes: list[str] = []
+        for name in SETS:
+            if not (sets / name).is_dir():
+                notes.append(f"Not found under {sets}: {name}.")
+                continue
+            judged, told = judge(sets / name, resolution)
+            parts += judged
+            notes += [f"{name}: {told['cost']:.0f} ms of one core's time for an image."]
+            notes += [note for key, note in told.items() if key != "cost" and "fitted" not in note]
+        texts.append(
+            f"### {resolution} px\n\n{caught(parts)}\n\n{by_class(parts)}\n\n{rejected(parts)}\n\n"
+            + "\n".join(notes)
+        )
+    return "\n\n".join(texts)

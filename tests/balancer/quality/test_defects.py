@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from balancer.errors import InputError
+from balancer.quality import defects
+from balancer.smear import draw_cells, render
+
+COLUMNS = [name for name in defects._MEASURES if name != "stain"]
+RATE = defects.RATE
+
+
+def drawn(n: int, seed: int, heavy: bool = False) -> pd.DataFrame:
+    """A table as `measures` gives it, of random numbers: half of the measures with tails like |t| with 3 degrees of freedom."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(rng.normal(5, 1, (n, len(COLUMNS))), columns=COLUMNS)
+    if heavy:
+        table.iloc[:, ::2] = 5 + rng.standard_t(3, table.iloc[:, ::2].shape)
+    table["lobes"] = rng.integers(1, 4, n).astype(float)
+    base = rng.normal(0, 0.05, (n, 1))
+    table[defects._COLOURS] = 0.3 + base + rng.normal(0, 0.02, (n, len(defects._COLOURS)))
+    return table
+
+
+@pytest.mark.parametrize("n", [12, 25, 200])
+@pytest.mark.parametrize("heavy", [False, True])
+def test_real_images_are_rejected_at_the_rate(n: int, heavy: bool) -> None:
+    shares = []
+    for draw in range(6):
+        real = {label: drawn(200, 10 * draw + k, heavy) for k, label in enumerate(("a", "b"))}
+        real["small"] = drawn(n, 10 * draw + 5, heavy)
+        limits = defects.fit(real)
+        reasons = defects.check(drawn(400, 10 * draw + 7, heavy), "small", limits)
+        shares.append(np.mean([reason is not None for reason in reasons]))
+    # A mean of six shares, each of a limit that scatters by chance. Few images may make it cautious, not careless.
+    assert np.mean(shares) < RATE + 0.015
+    assert n < 25 or np.mean(shares) > RATE / 3
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_what_goes_further_than_real_images_is_named(name: str) -> None:
+    limits = defects.fit({"a": drawn(200, 0), "b": drawn(200, 1)})
+    measure = defects._MEASURES[name]
+    table = drawn(20, 2)
+    table[name] = 5 + 30.0 * measure.sign
+    reasons = defects.check(table, "a", limits)
+    assert all(reason is not None and reason.startswith(measure.told.split("{")[0]) for reason in reasons)
+    assert set(defects.surprises(table, "a", limits).idxmax(axis=1)) == {measure.defect}
+    table[name] = (
+        5 - 30.0 * measure.sign
+    )  # the good side, unless another measure looks at the same from there
+    assert sum(reason is not None for reason in defects.check(table, "a", limits)) <= 3
+
+
+def test_stain_off_is_told_from_a_second_batch_of_slides() -> None:
+    real = drawn(300, 0)
+    real.loc[:40, defects._COLOURS] += 0.5  # some of the real slides are stained more, all colours alike
+    limits = defects.fit({"a": real})
+    alike, off = drawn(50, 3), drawn(50, 4)
+    alike[defects._COLOURS] += 0.5
+    off["nucleus_green"] += 0.25
+    off["nucleus_red"] -= 0.25
+    assert sum(reason is not None for reason in defects.check(alike, "a", limits)) < 8
+    reasons = defects.check(off, "a", limits)
+    assert sum(reason is not None and reason.startswith("stain off") for reason in reasons) > 40
+
+
+def test_a_measure_that_no_image_has_decides_nothing() -> None:
+    real = {"a": drawn(100, 0), "b": drawn(100, 1)}
+    real["a"]["granularity"] = real["b"]["granularity"] = np.nan
+    table = drawn(10, 2)
+    table["granularity"] = 1e6
+    assert sum(r is not None for r in defects.check(table, "a", defects.fit(real))) <= 2
+
+
+def test_too_few_images_are_said_and_not_judged() -> None:
+    limits = defects.fit({"a": drawn(200, 0), "tiny": drawn(4, 1), "small": drawn(20, 2)})
+    assert limits.limits["tiny"] is None
+    assert "4 real images" in limits.notes["tiny"]
+    assert "images of a scatter" in limits.notes["small"] and limits.limits["small"] is not None
+    assert defects.check(drawn(3, 3), "tiny", limits) == [None] * 3
+    alone = defects.fit({"small": drawn(20, 2)})
+    assert alone.limits["small"] is None and "too few to borrow" in alone.notes["small"]
+    assert defects.check(drawn(3, 3), "small", alone) == [None] * 3
+
+
+def test_an_unknown_class_is_refused() -> None:
+    limits = defects.fit({"a": drawn(60, 0)})
+    with pytest.raises(InputError, match="no class 'c'"):
+        defects.check(drawn(3, 1), "c", limits)
+    with pytest.raises(InputError, match="no class 'c'"):
+        defects.surprises(drawn(3, 1), "c", limits)
+
+
+def test_measures_of_rendered_cells() -> None:
+    images, _ = render(draw_cells({"lymphocyte": 4, "neutrophil": 4}, seed=0), 128)
+    table = defects.measures(images)
+    assert table.shape == (8, len(COLUMNS) + 1 + 9)
+    assert table.notna().mean().mean() > 0.9
+    empty = defects.measures([np.full((64, 64, 3), 220, np.uint8)])
+    assert empty["nuclear_density"][0] == 0 and empty["nuclear_area"].isna().all()
+    assert defects.measures([]).shape == (0, table.shape[1])
+
+
+def test_discs_count_bodies() -> None:
+    rows, columns = np.indices((60, 100))
+    one = np.hypot(rows - 30, columns - 30) < 15
+    two = one | (np.hypot(rows - 30, columns - 70) < 15)
+    assert defects._discs(one, 2)[1] < 5
+    assert defects._discs(two, 2) == pytest.approx([15, 15], abs=1)

@@ -30,6 +30,7 @@ from balancer.quality.backbones import FeatureFile
 from balancer.quality.features import FeatureExtractor, inception
 from balancer.quality.gate import GOOD, Judgement, gate_document, judge_candidates, load_rules
 from balancer.quality.gate_page import GATE_JSON, GATE_PAGE, render
+from balancer.quality.reference import HELD_OUT, seen_outside_train
 
 _WHOLE_CLASS = "the class's verdict is "  # begins the reason of an image that has no defect of its own
 
@@ -140,7 +141,8 @@ def synthesise(
     limit = n * max_candidates
     candidates = {label: _candidates(generator, data, label, n, limit, truncation, seed) for label in labels}
     images = {label: made for label, (made, _) in candidates.items()}
-    judgements = judge_candidates(data, images, extractor, seed)
+    seen = _seen_outside_train(generator, data)
+    judgements = judge_candidates(data, images, extractor, seed, seen)
     rows = {
         label: _rows(generator, judgements[label], *candidates[label], truncation, n, allow_unverified)
         for label in labels
@@ -256,7 +258,6 @@ def _check_fit(generator: TrainedGenerator, data: PreparedDataset, labels: Seque
                 f"The builtin generator makes images of {generator.resolution} px, and {data.root} has images of "
                 f"{data.resolution} px; prepare the data with --resolution {generator.resolution}, or {tuning}."
             )
-        _say_what_it_saw(generator, data)
     elif generator.data["fingerprint"] is None:
         raise InputError(
             f"{run} holds imported weights, and what they were trained on is unknown: nothing can tell whether their "
@@ -274,16 +275,19 @@ def _check_fit(generator: TrainedGenerator, data: PreparedDataset, labels: Seque
         )
 
 
-def _say_what_it_saw(generator: TrainedGenerator, data: PreparedDataset) -> None:
-    """Note how many of the images that the gate or a comparison judges by the builtin generator was trained on."""
+def _seen_outside_train(generator: TrainedGenerator, data: PreparedDataset) -> list[str]:
+    """Names (split/file_name) of images outside train that the generator was trained on all the same, with a note."""
     seen = Seen.read(generator.path / "seen.csv")
-    found = {split: len(seen.among(data, split)) for split in ("validation", "test", "heldout")}
+    names = seen_outside_train(seen, data)
+    found = {split: sum(name.startswith(f"{split}/") for name in names) for split in HELD_OUT}
+    found["test"] = len(seen.among(data, "test"))
     if any(found.values()):
         counts = ", ".join(f"{n} of {split}" for split, n in found.items() if n)
         note(
-            f"The builtin generator was trained on images of {data.root} that are to judge it ({counts}): the gate is "
-            "then too kind to copies, and `classifier compare` refuses the set. Prepare the data without these images."
+            f"The generator was trained on images of {data.root} outside train ({counts}): the gate counts them as train "
+            "images, and `classifier compare` refuses the set. Prepare the data without these images."
         )
+    return names
 
 
 def _set_to_extend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
 from balancer.files import read_json, write_json
 from balancer.quality.backbones import FeatureFile
+from balancer.quality.folders import judge_folders
 
 COUNTS = {
     "train": {"a": 20, "b": 20},
@@ -93,6 +95,25 @@ def test_copies_are_rejected_one_by_one_and_made_up_for(setting):
     assert sorted(p.name for p in (result.out / "rejected/a").iterdir()) == sorted(
         name.split("/")[1] for name in rejected["file_name"]
     )
+
+
+def test_what_the_generator_saw_outside_train_is_no_reference(setting, monkeypatch):
+    """A generator that came trained: images held out here may be what it knows, and its copies of them are copies."""
+    generator, run = setting
+    data = PreparedDataset.load(generator.data["path"])
+    held_out = data.tables["heldout"].query("label == 'a'")
+    known = pd.concat([data.tables["train"], held_out])["source_sha256"]
+    pd.DataFrame({"source_sha256": known}).to_csv(generator.path / "seen.csv", index=False)
+    generator.images["a"] = data.images_of("a", ["heldout"])[0]
+    notes = []
+    monkeypatch.setattr(synth, "note", notes.append)
+    result = run(n=20)
+    judged = result.judgements["a"]
+    assert judged.verdict == "fail" and "near-copy of train image heldout/a/" in judged.rejected[0]
+    assert any("outside train (30 of heldout)" in sentence for sentence in notes)
+    shutil.copytree(result.out / "rejected/a", result.out / "train/a", dirs_exist_ok=True)
+    again = judge_folders(data.root, result.out, MeanColours()).judgements["a"]
+    assert again.verdict == "fail" and "near-copy of train image heldout/a/" in again.rejected[0]
 
 
 def test_no_more_candidates_than_allowed(setting):

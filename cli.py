@@ -288,7 +288,8 @@ def _check_labels(dataset: PreparedDataset, out: Path, overwrite: bool) -> Label
 
 def _say_labels(check: LabelCheck, out: Path) -> None:
     say(check.notes)
-    click.echo(f"Suspect labels: {len(check.suspects)} of {len(check.table)} images, test included. Reasons to look, not corrections; the least believable:")
+    reasons = " Reasons to look, not corrections; the least believable:" if len(check.suspects) else ""
+    click.echo(f"Suspect labels: {len(check.suspects) or 'none'} of {len(check.table)} images, test included.{reasons}")
     for row in check.suspects.head(10).itertuples():
         click.echo(f"  {row.rank} {row.file_name}: {row.label} {row.p_label:.3f}, {row.suggested} {row.p_suggested:.3f}")
     click.echo(f"With pictures: {out / 'labels.html'}; all images, ranked: {out / 'labels.csv'}")

@@ -17,7 +17,7 @@ from balancer.data.decode import decode, image_size, to_8_bits, white_level
 from balancer.errors import InputError
 from balancer.files import new_directory, refuse_existing, write_csv, write_mark
 from balancer.imaging.morphology import measure
-from balancer.imaging.scale import scale_wanted, valid_scale
+from balancer.imaging.scale import check_scale
 from balancer.imaging.segmentation import segment
 from balancer.progress import note, track
 
@@ -50,8 +50,7 @@ def segment_files(
     Many images are spread over the processors that this process may use. Raises InputError when none can be read,
     two images would have the same mask, `out` exists, or the scale is none.
     """
-    if um_per_pixel is not None and not valid_scale(um_per_pixel):
-        raise InputError(f"--um-per-pixel {um_per_pixel:g} is no scale; {scale_wanted()}.")
+    check_scale("--um-per-pixel", um_per_pixel)
     paths = [Path(path) for path in paths]
     refuse_existing(out, overwrite, paths)
     names = _mask_names(paths)

@@ -13,6 +13,7 @@ from balancer.data import PreparedDataset
 from balancer.data.decode import read_any_image
 from balancer.errors import InputError
 from balancer.imaging import stain
+from balancer.imaging.scale import check_scale
 from balancer.progress import note
 from classifier import evaluation
 from classifier.checkpoints import ClassifierRun, seen_images
@@ -30,8 +31,9 @@ def predict_files(
     `um_per_pixel` is the scale of the files, which has to be known where the training images were brought to one.
     Yields, in order, {"file_name": path as given, "predicted": label, "probabilities": {label: p}}. A file that
     cannot be read as an image is named in a note and left out. Raises InputError at the end when none could be read, and
-    where the scale is missing.
+    where the scale is missing or impossible.
     """
+    check_scale("--um-per-pixel", um_per_pixel)
     read_image = _reader(run, um_per_pixel)
     paths = list(paths)
     read = 0
@@ -54,7 +56,8 @@ def predict_files(
                 "probabilities": {label: float(value) for label, value in zip(run.classes, p, strict=True)},
             }
     if paths and not read:
-        raise InputError(f"None of the {len(paths)} files can be read as an image; give image files.")
+        none = "The file cannot" if len(paths) == 1 else f"None of the {len(paths)} files can"
+        raise InputError(f"{none} be read as an image; give image files.")
 
 
 def _reader(run: ClassifierRun, um_per_pixel: float | None) -> Callable[[Path], np.ndarray]:

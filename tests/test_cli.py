@@ -239,4 +239,4 @@ def test_fields_are_cropped_prepared_at_one_scale_and_inspected(tmp_path):
     assert "Too coarse to show an Auer rod" in result.stdout
     wrong = [*scale[:3], 0]
     result = call(balancer, "prepare", tmp_path / "crops", "--out", tmp_path / "none", *wrong, code=2)
-    assert "is no scale" in result.stderr
+    assert "is impossible" in result.stderr

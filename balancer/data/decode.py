@@ -202,4 +202,7 @@ def read_any_image(
         pixels = to_8_bits(pixels, white_level(pixels))
     if to_um_per_pixel is None or um_per_pixel is None:
         return make_square(pixels, resolution, crop)
-    return to_scale(pixels, um_per_pixel, to_um_per_pixel, resolution)
+    try:
+        return to_scale(pixels, um_per_pixel, to_um_per_pixel, resolution)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -38,7 +38,7 @@ from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from balancer.imaging import stain as stains
 from balancer.imaging.duplicates import describe
 from balancer.imaging.same_cell import duplicate_pairs, pictures
-from balancer.imaging.scale import scale_wanted, to_scale, valid_scale
+from balancer.imaging.scale import check_scale, to_scale
 from balancer.progress import note, stage, track
 
 RESOLUTIONS = (32, 64, 128, 224)
@@ -262,9 +262,8 @@ def _check_options(
 def _check_imaging(
     crop: Crop, um_per_pixel: float | None, to_um_per_pixel: float | None, stain: str | None
 ) -> None:
-    for name, value in (("--um-per-pixel", um_per_pixel), ("--to-um-per-pixel", to_um_per_pixel)):
-        if value is not None and not valid_scale(value):
-            raise InputError(f"{name} {value:g} is no scale; {scale_wanted()}.")
+    check_scale("--um-per-pixel", um_per_pixel)
+    check_scale("--to-um-per-pixel", to_um_per_pixel)
     if crop == "pad" and to_um_per_pixel is not None:
         raise InputError(
             "--crop pad shows whole images, which --to-um-per-pixel cannot, all being of one scale and size; leave one out."
@@ -282,10 +281,8 @@ def _with_scale(
 ) -> pd.DataFrame:
     """The rows with um_per_pixel as numbers, NaN where it is not known; without the column where nothing is."""
     stated = table["um_per_pixel"] if "um_per_pixel" in table else pd.Series(None, table.index, dtype=object)
-    wrong = stated.notna() & ~stated.map(valid_scale)
-    if wrong.any():
-        row = table[wrong].iloc[0]
-        raise InputError(f"um_per_pixel of {row['source_file']} is {row['um_per_pixel']}; {scale_wanted()}.")
+    for file, value in zip(table["source_file"][stated.notna()], stated.dropna(), strict=True):
+        check_scale(f"um_per_pixel of {file}:", value)
     scale = pd.to_numeric(stated).astype(float)
     if um_per_pixel is not None:
         if scale.notna().any():

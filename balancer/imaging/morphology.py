@@ -28,7 +28,7 @@ from skimage.morphology import disk, local_maxima, reconstruction
 
 from balancer.errors import InputError
 from balancer.imaging.masks import CYTOPLASM, NUCLEUS
-from balancer.imaging.scale import scale_wanted, valid_scale
+from balancer.imaging.scale import check_scale
 
 LEUCOCYTE_UM = 12.0
 _NECK = 0.9  # of the smaller lobe's width: where the nucleus is narrower, one lobe ends and another begins
@@ -343,8 +343,7 @@ def measure(image: Array, mask: Array, um_per_pixel: float | None = None) -> dic
             f"The mask has the grey level {strange[0]}; only 255 (nucleus), 128 (cytoplasm) and 0 (elsewhere) "
             "mean something. Save it without lossy compression or smoothing."
         )
-    if um_per_pixel is not None and not valid_scale(um_per_pixel):
-        raise InputError(f"um_per_pixel is {um_per_pixel:g}; {scale_wanted()}.")
+    check_scale("um_per_pixel", um_per_pixel)
 
     cell = Cell(image, mask, um_per_pixel)
     scale, unit = (um_per_pixel, "um") if um_per_pixel is not None else (1.0, "px")

@@ -63,9 +63,13 @@ def valid_scale(value: object) -> bool:
         return False
 
 
-def scale_wanted() -> str:
-    """What a scale has to be, for the end of a sentence."""
-    return f"give the width of a pixel in µm, {LEAST:g} to {MOST:g}"
+def check_scale(name: str, value: object) -> None:
+    """Raise InputError, with the name of what says so, for a scale that no image can have; None is none stated."""
+    if value is not None and not valid_scale(value):
+        shown = f"{value:g}" if isinstance(value, int | float) else value
+        raise InputError(
+            f"{name} {shown} is impossible; give the width of a pixel in µm, {LEAST:g} to {MOST:g}."
+        )
 
 
 def edge_colour(pixels: np.ndarray) -> np.ndarray:
@@ -89,8 +93,7 @@ def to_scale(
     less than a pixel.
     """
     for value in (um_per_pixel, to_um_per_pixel):
-        if not valid_scale(value):
-            raise InputError(f"A scale of {value:g} µm per pixel is impossible; {scale_wanted()}.")
+        check_scale("The scale", value)
     factor = um_per_pixel / to_um_per_pixel
     sides = [min(resolution, round(side * factor)) for side in pixels.shape[:2]]
     if min(sides) < 1:

@@ -246,6 +246,8 @@ def test_files_are_brought_to_the_scale_and_stain_that_the_data_were(
     files = [tmp_path / "source" / name for name in data.tables["test"]["source_file"]]
     with pytest.raises(InputError, match="give the scale of these files with --um-per-pixel"):
         list(predict_files(run, files))
+    with pytest.raises(InputError, match="--um-per-pixel nan is impossible"):
+        list(predict_files(run, files, float("nan")))
     answers = list(predict_files(run, files, smear.FIELD_UM / 48))
     for answer, p in zip(answers, expected, strict=True):
         assert list(answer["probabilities"].values()) == pytest.approx(p.tolist(), abs=1e-6)

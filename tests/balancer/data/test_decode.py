@@ -173,3 +173,9 @@ def test_what_is_no_number_sets_no_white_level(tmp_path: Path) -> None:
     pixels = decode(tmp_path / "hot.tif")
     assert (pixels[:4, 50, 0] == [0, 99, 0, 50]).all()
     assert white_level(pixels) == 99
+
+
+def test_an_image_that_a_scale_leaves_nothing_of_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "dot.png")
+    with pytest.raises(InputError, match="dot.png: An image of 2×2 px"):
+        read_any_image(tmp_path / "dot.png", 32, um_per_pixel=0.1, to_um_per_pixel=1.0)

@@ -558,9 +558,9 @@ def test_the_scale_is_kept_right_without_a_common_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"um_per_pixel": 0.0}, "--um-per-pixel 0 is no scale"),
-        ({"um_per_pixel": 0.1, "to_um_per_pixel": 0.0}, "--to-um-per-pixel 0 is no scale"),
-        ({"to_um_per_pixel": float("nan")}, "is no scale"),
+        ({"um_per_pixel": 0.0}, "--um-per-pixel 0 is impossible"),
+        ({"um_per_pixel": 0.1, "to_um_per_pixel": 0.0}, "--to-um-per-pixel 0 is impossible"),
+        ({"to_um_per_pixel": float("nan")}, "is impossible"),
         ({"to_um_per_pixel": 0.1, "crop": "pad"}, "leave one out"),
         ({"stain": "macenco"}, "Did you mean 'macenko'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from balancer.quality import labels
 from balancer.quality.features import inception
 from balancer.quality.labels import check_labels, out_of_fold, rank
 from balancer.quality.labels_page import write_labels
+from cli import _say_labels
 
 
 class MeanColours:
@@ -214,3 +216,12 @@ def test_flipped_labels_of_real_cells_are_found(real_data: Path, tmp_path: Path)
     }
     first = {Path(name).name for name in check.table["source_file"][:10]}
     assert len(moved) == 8 and len(first & moved) >= 7
+
+
+def test_a_list_without_suspects_promises_none(
+    data: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    check = check_labels(data, MeanColours())
+    _say_labels(replace(check, table=check.table.assign(suspect=False)), tmp_path)
+    said = capsys.readouterr().out
+    assert "Suspect labels: none of 60 images, test included.\nWith pictures" in said

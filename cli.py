@@ -472,6 +472,36 @@ def gate(ctx: click.Context, real: Path | None, synthetic: Path | None, power: b
         ctx.exit(3)
 
 
+@balancer.command()
+@click.argument("data", type=PATH, metavar="DATA")
+@click.option("--tune", type=PATH, metavar="SYN", help="Choose by what the images of this synthetic set bring a linear probe.")
+@features_option
+@seed_option
+@device_option
+@json_option
+def plan(data: Path, tune: Path | None, features: str, seed: int, device: str | None, as_json: bool) -> None:
+    """Say how many synthetic images each class of DATA should have, and where none are worth it.
+
+    By the counts alone it is a start. --tune cross-validates a linear probe on frozen features with different numbers of
+    the images of SYN, in the training folds only; neither test nor held-out images are looked at.
+    """
+    from balancer.console import print_table
+    from balancer.data import PreparedDataset, SyntheticSet
+    from balancer.devices import choose_device
+    from balancer.plan import make_plan
+    from balancer.quality.backbones import load_extractor
+
+    dataset, synthetic = PreparedDataset.load(data), SyntheticSet.load(tune) if tune else None
+    extractor = load_extractor(features, choose_device(device)) if synthetic else None
+    made = make_plan(dataset, synthetic, extractor, seed)
+    if as_json:
+        show(made.to_json())
+        return
+    print_table(("class", "real", "synthetic", "why"), [(c.label, c.real, c.synthetic, c.why) for c in made.classes])
+    say(made.notes)
+    say(made.commands or ["The plan is none: no class has a number of synthetic images that is likely to help."])
+
+
 def _newest_data() -> Path:
     from balancer.data import data_of, newest_generator
     from balancer.progress import note

@@ -31,6 +31,17 @@ def join_groups(columns: Sequence[np.ndarray], pairs: Sequence[tuple[int, ...]],
     return clusters(n, links)
 
 
+def fold_groups(rows: pd.DataFrame) -> np.ndarray:
+    """Number the groups that may not straddle folds: images of one `group` or, where it is known, of one `patient_id`.
+
+    `rows` is a table of a prepared dataset, or several in one. Returns int64 n.
+    """
+    patients = rows["patient_id"] if "patient_id" in rows else pd.Series(None, index=rows.index, dtype=object)
+    return join_groups(
+        [rows["group"].to_numpy(), patients.where(patients != "unknown").to_numpy()], [], len(rows)
+    )
+
+
 def assign_splits(
     labels: Sequence[str] | np.ndarray,
     groups: np.ndarray,

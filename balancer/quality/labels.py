@@ -17,7 +17,7 @@ from cleanlab.rank import get_label_quality_scores
 from sklearn.model_selection import StratifiedGroupKFold
 
 from balancer.data import SPLITS, PreparedDataset
-from balancer.data.splits import join_groups
+from balancer.data.splits import fold_groups
 from balancer.errors import InputError
 from balancer.progress import stage
 from balancer.quality.features import FeatureExtractor
@@ -80,9 +80,7 @@ def check_labels(data: PreparedDataset, extractor: FeatureExtractor, seed: int =
     """
     stage("Judging the labels")
     rows = pd.concat([data.tables[split].assign(split=split) for split in SPLITS], ignore_index=True)
-    patients = rows["patient_id"] if "patient_id" in rows else pd.Series(None, index=rows.index, dtype=object)
-    together = [rows["group"].to_numpy(), patients.where(patients != "unknown").to_numpy()]
-    rows["fold_group"] = join_groups(together, [], len(rows))
+    rows["fold_group"] = fold_groups(rows)
     classes, notes = _judged_classes(data, rows)
 
     features = np.concatenate([_features(data, split, extractor) for split in SPLITS])

@@ -18,7 +18,7 @@ from scipy import stats
 from balancer.imaging.duplicates import apply_transform, find_copies
 from balancer.quality.features import FeatureExtractor
 from balancer.quality.neighbours import distances
-from balancer.quality.reference import Embedded, Images, RealClass, Rules, halves
+from balancer.quality.reference import Embedded, Images, RealClass, Rules, parted
 
 NEIGHBOURS = 10  # train images beyond the nearest, to which its distance is compared
 TURNS = range(1, 8)  # the flips and quarter turns but for the identity
@@ -122,7 +122,9 @@ def fit(real: RealClass, extractor: FeatureExtractor, rules: Rules, seed: int) -
         fitted_on = [(Detector(real.train, real.trained_on), real.fitting)]
         judged_on = [(Detector(real.train, real.trained_on), real.reference)]
     else:
-        a, b = (real.trained_on[rows] for rows in halves(real.trained_on.groups, seed))
+        a, b = (
+            real.trained_on[rows] for rows in parted(real.trained_on.groups, len(real.trained_on) // 2, seed)
+        )
         fitted_on = judged_on = [(Detector(a, a), b), (Detector(b, b), a)]
     found = _joined([one.find(part.pixels, part.features, extractor) for one, part in fitted_on])
     correlation = found.similarity[[reason is None for reason in found.reasons]].clip(-0.999, 0.999)

@@ -131,21 +131,22 @@ def judge(
                 f"{sizes['fewest_candidates']} are needed.",
             )
         )
-    if real is not None and n_real >= sizes["fewest_real"] and len(left) >= sizes["fewest_candidates"]:
-        scored = left[drawn(len(left), sizes["most_candidates"], seed)]
+    if real is not None and n_real >= sizes["fewest_real"] and len(candidates) >= sizes["fewest_candidates"]:
         before = drawn(len(candidates), sizes["most_candidates"], seed)
-        y, y_before = features[scored], features[before]
-        found["kid"] = metrics.distance(y, y_before, real, rules, seed)
-        findings.append(verdicts.on_distance(found["kid"], real, classes, rules))
-        found |= metrics.size_dependent(y, y_before, real, rules, seed)
-        found["authenticity"] = metrics.authentic(y, y_before, real, rules)
-        found["repeats"] = metrics.repeated(candidates[scored], candidates[before], real, rules, seed)
-        findings += verdicts.on_collapse(found, rules)
-        found["label_agreement"], finding = verdicts.on_labels(y, y_before, label, linear, rules)
-        findings.append(finding)
-        if len(scored) < len(left):
-            findings.append(("pass", f"{len(scored)} of {len(left)} candidates, drawn by seed, were scored."))
-        findings.append(("pass", real.note))
+        if len(left) >= sizes["fewest_candidates"]:
+            scored = left[drawn(len(left), sizes["most_candidates"], seed)]
+            found |= _of_set(label, candidates, features, scored, before, real, linear, rules, seed)
+            findings.append(verdicts.on_distance(found["kid"], real, classes, rules))
+            findings += verdicts.on_collapse(found, rules)
+            findings.append(verdicts.on_labels(found["label_agreement"], label, rules))
+            if len(scored) < len(left):
+                findings.append(
+                    ("pass", f"{len(scored)} of {len(left)} candidates, drawn by seed, were scored.")
+                )
+            findings.append(("pass", real.note))
+        else:
+            every = _of_set(label, candidates, features, before, before, real, linear, rules, seed)
+            found |= {name: metric | {"value": None, "ci": None} for name, metric in every.items()}
 
     verdict = max((level for level, _ in findings), key=SEVERITY.index)
     return Judgement(
@@ -177,6 +178,28 @@ def gate_document(judgements: Mapping[str, Judgement], extractor: FeatureExtract
             }
             for label, judgement in judgements.items()
         },
+    }
+
+
+def _of_set(
+    label: str,
+    candidates: np.ndarray,
+    features: np.ndarray,
+    scored: np.ndarray,
+    before: np.ndarray,
+    real: RealClass,
+    linear: probe.Probe | None,
+    rules: Rules,
+    seed: int,
+) -> dict[str, Metric]:
+    """The metrics of the candidates `scored`, and `before` the rejections (indices)."""
+    y, y_before = features[scored], features[before]
+    return {
+        "kid": metrics.distance(y, y_before, real, rules, seed),
+        **metrics.size_dependent(y, y_before, real, rules, seed),
+        "authenticity": metrics.authentic(y, y_before, real, rules),
+        "repeats": metrics.repeated(candidates[scored], candidates[before], real, rules, seed),
+        "label_agreement": metrics.label_agreement(y, y_before, label, linear, rules),
     }
 
 

@@ -20,6 +20,7 @@ from balancer.quality import (
     repeats,
     vendi,
 )
+from balancer.quality.probe import Probe
 from balancer.quality.reference import RealClass, Rules
 from balancer.quality.resampling import comparable_sizes
 
@@ -175,6 +176,25 @@ def authentic(y: np.ndarray, before: np.ndarray, real: RealClass, rules: Rules) 
         found["real_vs_real_ci"] = list(share_interval(round(share * total), total, confidence))
         found["note"] = f"{note}; beside it {total} held-out real images."
     return found
+
+
+def label_agreement(
+    y: np.ndarray, before: np.ndarray, label: str, linear: Probe | None, rules: Rules
+) -> Metric:
+    """Share taken for its class by a linear probe, of the features y that are left and of all; beside it real images."""
+    confidence = rules["label_agreement"]["confidence"]
+    if linear is None or label not in linear.recognised:
+        return entry(None, "No linear probe could be fitted: it takes two classes with two real images each.")
+    share = linear.agreement(y, label)
+    count, total = linear.recognised[label]
+    return entry(
+        share,
+        f"Share that a cross-fitted linear probe on real features takes for {label}; beside it {total} real images.",
+        before=linear.agreement(before, label),
+        ci=share_interval(round(share * len(y)), len(y), confidence),
+        real_vs_real=count / total,
+        real_vs_real_ci=share_interval(count, total, confidence),
+    )
 
 
 def _pairs(

@@ -99,30 +99,33 @@ class RealClass:
 def choose_reference(
     dataset: RealImages,
     label: str,
-    fewest_held_out: int = 15,
+    rules: Rules,
     seed: int = 0,
     seen: Collection[str] = (),
 ) -> Reference:
     """Held-out and validation images where there are at least `fewest_held_out`, else these and the train images.
 
     `seen` names images (split/file_name) outside train that the generator was trained on all the same: they count as
-    train images. Test images are never used. From twice `fewest_held_out` on, half of the images, by group, are set
-    aside for fitting the checks image by image, so that the verdict rests on images they were not fitted on. The note
-    says where train images take part, since comparing with them rewards copying.
+    train images. Test images are never used. Where both parts have at least `fewest_held_out`, the rules' share of the
+    images, by group, is set aside for fitting the checks image by image, so that the verdict rests on images they were
+    not fitted on. The note says where train images take part, since comparing with them rewards copying.
     """
+    fewest = rules["sizes"]["fewest_held_out"]
     unseen = _images(dataset, label, HELD_OUT)
     train = _images(dataset, label, ("train",))
     known = np.isin(unseen.names, list(seen))
     train, unseen = _together([train, unseen[known]]), unseen[~known]
-    if len(unseen) < fewest_held_out:
+    if len(unseen) < fewest:
         every = _together([unseen, train])
         note = (
             f"Compared with all {len(every)} real images, of which the generator may have been trained on {len(train)}: "
-            f"that rewards copying, but fewer than {fewest_held_out} others are there."
+            f"that rewards copying, but fewer than {fewest} others are there."
         )
         return Reference(label, every, every, train, False, note)
-    first, second = halves(unseen.groups, seed)
-    if min(len(first), len(second)) < fewest_held_out:
+    first, second = parted(
+        unseen.groups, max(fewest, int(rules["sizes"]["fitting_share"] * len(unseen))), seed
+    )
+    if len(second) < fewest:
         note = (
             f"Compared with {len(unseen)} held-out and validation images that the generator did not train on; the "
             "checks image by image are fitted on the same ones, since they are too few to be divided."
@@ -147,7 +150,7 @@ def real_classes(
     sizes = rules["sizes"]
     classes = {}
     for label in dataset.classes:
-        chosen = choose_reference(dataset, label, sizes["fewest_held_out"], seed, seen)
+        chosen = choose_reference(dataset, label, rules, seed, seen)
         if len(chosen.chosen) + len(chosen.trained_on):
             if label in judged:
                 classes[label] = _embedded(chosen, extractor, sizes["most_real"], sizes["most_train"], seed)
@@ -162,12 +165,15 @@ def seen_outside_train(seen: Seen, dataset: PreparedDataset) -> list[str]:
     return [f"{split}/{name}" for split in HELD_OUT for name in seen.among(dataset, split)]
 
 
-def halves(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted indices of two parts of the rows, drawn by seed, about equal and with no group in both."""
+def parted(groups: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices of two parts of the rows, drawn by seed: of about `size` rows (or a few more), and of the others.
+
+    No group is in both.
+    """
     names, which, count = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
-    first = order[count[order].cumsum() <= len(groups) / 2]
-    inside = np.isin(which, first)
+    before = count[order].cumsum() - count[order]
+    inside = np.isin(which, order[before < size])
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 

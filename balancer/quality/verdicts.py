@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from scipy import stats
 
-from balancer.quality import kid, probe
+from balancer.quality import kid
 from balancer.quality.copies import Copies
 from balancer.quality.metrics import Metric, entry, share_interval
 from balancer.quality.reference import RealClass, Rules
@@ -104,29 +103,13 @@ def on_collapse(metrics: Mapping[str, Metric], rules: Rules) -> list[Finding]:
     return [*findings, ("warn" if found["ci"][0] > high else "pass", f"{sentence}.")]
 
 
-def on_labels(
-    y: np.ndarray, before: np.ndarray, label: str, linear: probe.Probe | None, rules: Rules
-) -> tuple[Metric, Finding]:
-    """The share taken for its class by a linear probe (features that are left, and all), beside the real images'."""
-    rule = rules["label_agreement"]
-    if linear is None or label not in linear.recognised:
-        note = "No linear probe could be fitted: it takes two classes with two real images each."
-        return entry(None, note), ("warn", note)
-    share = linear.agreement(y, label)
-    ci = share_interval(round(share * len(y)), len(y), rule["confidence"])
-    count, total = linear.recognised[label]
-    own, own_ci = count / total, share_interval(count, total, rule["confidence"])
-    metric = entry(
-        share,
-        f"Share that a cross-fitted linear probe on real features takes for {label}; beside it {total} real images.",
-        before=linear.agreement(before, label),
-        ci=ci,
-        real_vs_real=own,
-        real_vs_real_ci=own_ci,
-    )
-    sentence = (
-        f"{share:.0%} of the candidates are taken for {label} by a linear probe, of its real images {own:.0%}"
-    )
-    if ci[1] < rule["fail_share_of_recall"] * own:
-        return metric, ("fail", f"{sentence}: less than {rule['fail_share_of_recall']:g} times as often.")
-    return metric, ("warn" if ci[1] < own_ci[0] else "pass", f"{sentence}.")
+def on_labels(found: Metric, label: str, rules: Rules) -> Finding:
+    """The share that a linear probe takes for the class against that of its real images."""
+    least = rules["label_agreement"]["fail_share_of_recall"]
+    if found["value"] is None:
+        return "warn", found["note"]
+    own, high = found["real_vs_real"], found["ci"][1]
+    sentence = f"{found['value']:.0%} of the candidates are taken for {label} by a linear probe, of its real images {own:.0%}"
+    if high < least * own:
+        return "fail", f"{sentence}: less than {least:g} times as often."
+    return ("warn" if high < found["real_vs_real_ci"][0] else "pass"), f"{sentence}."

@@ -27,7 +27,8 @@ from scipy.spatial import cKDTree
 SAME = 0.9  # correlation from which two images are the same picture
 # Part of the way from the mean correlation of the seven wrong views, each moved to where it fits best, to 1 that the right
 # view has to go at least. Among pairs that correlate by SAME different cells (segwbc) go 0.44 of it at most, pairs of
-# segwbc that are the same by eye 0.86 at least, 300 PBC images altered in 14 ways at 32 px 0.73 at least.
+# segwbc that are the same by eye 0.86 at least, 300 PBC images altered in 13 ways at 32 px 0.73 at least. Images of segwbc
+# that were blurred by 1 px at 32 px go 0.54 at least: of these a few are missed.
 STANDS_OUT = 0.6
 SIDE = 16  # DCT coefficients per axis
 _COMPONENTS = 10  # principal components in which neighbours are sought

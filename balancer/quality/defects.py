@@ -14,8 +14,8 @@ by tails of the other four fifths (cross-fitting). A measure by which real image
 there, and so does every measure where real images are odd in many ways.
 
 A class's medians are its own. Its percentiles are filled up by the other classes of `ENOUGH` images: the 90th as if they
-were 12 images more, the 97th as if they were 100 more. A class of fewer than `ENOUGH` cannot show what one image in forty is
-like: its limit is that of all classes together, each cut down to as few images and judged by the rest of them, so that it
+were 12 images more, the 97th as if they were 100 more. A class of fewer than `ENOUGH` cannot show what one image in forty
+is like: its limit is that of all classes together, each cut down to as few images and judged by the rest of them, so that it
 allows for what so few images leave unknown. Below `FEWEST` images, or where there is nothing to borrow from, nothing is
 checked. The notes say which.
 """
@@ -39,7 +39,7 @@ from balancer.imaging.masks import NUCLEUS
 from balancer.imaging.morphology import Cell
 from balancer.imaging.segmentation import segment
 
-RATE = 0.025  # of real images that may be rejected, by all checks together
+RATE = 0.025  # of real images that may be rejected, by all measures together
 ENOUGH = (
     50  # real images of a class from which it has a limit of its own: the rank of 1 − RATE of them exists
 )
@@ -177,6 +177,7 @@ _COLOURS = [
     for part in ("background", "nucleus", "cytoplasm")
     for channel in ("red", "green", "blue")
 ]
+COLUMNS = (*(name for name in _MEASURES if name != "stain"), "lobes", *_COLOURS)  # of `measures`
 _COLOUR_GRAIN = 0.01  # optical density: two grey levels in 255
 
 
@@ -191,8 +192,7 @@ def measures(images: Array | Sequence[Array]) -> pd.DataFrame:
     """
     images = list(images)
     rows = [_measured(image, found.mask) for image, found in zip(images, segment(images), strict=True)]
-    columns = [name for name in _MEASURES if name != "stain"] + ["lobes", *_COLOURS]
-    return pd.DataFrame(rows, columns=columns, dtype=float)
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=float)
 
 
 def _measured(image: Array, mask: Array) -> dict[str, float]:

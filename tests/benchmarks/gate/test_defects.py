@@ -23,7 +23,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_tables_hold_every_defect_and_class(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defects, "PAINTED", 4)
-    monkeypatch.setattr(defects, "RESOLUTIONS", (64,))
+    monkeypatch.setattr(defects, "SETS", {64: ("pbc", "segwbc")})
     text = defects.table(sets)
     for defect in defects.DEFECTS:
         assert defect == "granules erased" or f"| {defect} | " in text

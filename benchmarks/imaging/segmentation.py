@@ -61,6 +61,7 @@ def plain_otsu(image: Array) -> Array:
 
 
 def read_set(folder: Path, masks: Path) -> tuple[list[Array], list[Array]]:
+    """Images uint8 H×W×3 and masks uint8 H×W, of files with the same place and stem."""
     images, truth = [], []
     for mask in sorted(masks.rglob("*.png")):
         path = next((folder / mask.relative_to(masks).parent).glob(f"{mask.stem}.*"))
@@ -69,15 +70,16 @@ def read_set(folder: Path, masks: Path) -> tuple[list[Array], list[Array]]:
     return images, truth
 
 
-def _both(found: list[Array], truth: list[Array]) -> dict[str, tuple[list[Array], list[Array]]]:
+def both_regions(found: list[Array], truth: list[Array]) -> dict[str, tuple[list[Array], list[Array]]]:
+    """The bool regions to compare, found and drawn, where nucleus and cytoplasm were drawn."""
     return {
         "nucleus": ([mask == NUCLEUS for mask in found], [mask == NUCLEUS for mask in truth]),
         "cell": ([mask > 0 for mask in found], [mask > 0 for mask in truth]),
     }
 
 
-def _one_region(found: list[Array], truth: list[Array]) -> dict[str, tuple[list[Array], list[Array]]]:
-    """The masks of ALL-IDB2 have one grey level and other cells at the edge, of which the central one is compared."""
+def one_region(found: list[Array], truth: list[Array]) -> dict[str, tuple[list[Array], list[Array]]]:
+    """The same where one region was drawn: masks of ALL-IDB2 hold other cells at the edge, so the central one counts."""
     drawn = [central(mask > 127) for mask in truth]
     return {
         "nucleus": ([mask == NUCLEUS for mask in found], drawn),
@@ -123,12 +125,12 @@ def table(sets: Path) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     missing = []
-    for name, compare in (("segwbc", _both), ("all_idb2", _one_region)):
+    for name, compare in (("segwbc", both_regions), ("all_idb2", one_region)):
         if (sets / f"{name}_masks").is_dir():
             lines += _rows(name, *read_set(sets / name, sets / f"{name}_masks"), compare)
         else:
             missing.append(name)
-    lines += _rows("rendered", *_rendered(), _both)
+    lines += _rows("rendered", *_rendered(), both_regions)
     lines += [
         "",
         "Hold-out half: the half of segwbc on which the constants were not scanned; the channel and the way to threshold were "

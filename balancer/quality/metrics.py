@@ -119,19 +119,20 @@ def size_dependent(
         rows = np.asarray(np.linalg.qr(rows.T, mode="r")).T
     pool, before, y = np.split(rows, np.cumsum([len(real.pool), len(before)]))
     x = pool[: len(real.reference)]
-    pairs = [_pairs(m, n, x, sample, draws, seed) for sample in (y, before)]
+    pairs = [_pairs(m, n, x, sample, draws, seed) for sample in _different(y, before)]
+    drawn = f"Mean over {draws} draws of" if len(pairs[0]) > 1 else "Of"
     metrics = {}
     for name, module in SIZE_DEPENDENT.items():
         if min(m, n) <= getattr(module, "K", 1):
             metrics[name] = entry(None, f"{m} real images are too few for it.")
             continue
-        value, value_before = (float(np.mean([module.compute(a, b) for a, b in pair])) for pair in pairs)
+        values = [float(np.mean([module.compute(a, b) for a, b in pair])) for pair in pairs]
         among_real = module.real_vs_real(pool, m, n, draws, seed)
         metrics[name] = entry(
-            value,
-            f"Mean over {len(pairs[0])} draws of {m} real and {n} synthetic images, the sizes of real-vs-real; no interval, "
-            "since the value depends on these sizes.",
-            before=value_before,
+            values[0],
+            f"{drawn} {m} real and {n} synthetic images, the sizes of real-vs-real; no interval, since the value depends on "
+            "these sizes.",
+            before=values[-1],
             real_vs_real=float(among_real.mean()),
             real_vs_real_ci=spread(among_real, confidence),
         )
@@ -142,13 +143,15 @@ def repeated(pixels: np.ndarray, before: np.ndarray, real: RealClass, rules: Rul
     """Share of near-duplicates within the set (uint8 N×R×R×3 that are left, and all), at a size that real ones have."""
     draws, confidence = rules["sizes"]["draws"], rules["sizes"]["confidence"]
     n = min(len(pixels), len(real.pool) // 2)
-    kinds = [repeats.kinds(images) for images in (pixels, before, real.pool.pixels)]
-    shares, shares_before, among_real = (repeats.at_size(kind, n, draws, seed) for kind in kinds)
-    value = float(shares.mean())
+    *shares, among_real = (
+        repeats.at_size(repeats.kinds(images), n, draws, seed)
+        for images in (*_different(pixels, before), real.pool.pixels)
+    )
+    value = float(shares[0].mean())
     return entry(
         value,
         f"Share of images that another one of the set nearly copies; mean over draws of {n}, as for real images.",
-        before=float(shares_before.mean()),
+        before=float(shares[-1].mean()),
         ci=share_interval(round(value * n), n, confidence),
         real_vs_real=float(among_real.mean()),
         real_vs_real_ci=spread(among_real, confidence),
@@ -195,6 +198,11 @@ def label_agreement(
         real_vs_real=count / total,
         real_vs_real_ci=share_interval(count, total, confidence),
     )
+
+
+def _different(left: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Both samples, or one where nothing was rejected: what is left is a part of what was there before."""
+    return (left,) if len(left) == len(before) else (left, before)
 
 
 def _pairs(

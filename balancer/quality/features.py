@@ -48,7 +48,7 @@ class FeatureExtractor(Protocol):
     """Maps uint8 images N×R×R×3 in [0, 255] to float32 features N×dimension.
 
     `name` and `sha256` (of the weights) say what the features are; features of different extractors are
-    never compared.
+    never compared. One that gives NaN for what an image does not have says so by an attribute `undefined`.
     """
 
     name: str
@@ -243,7 +243,8 @@ class Cached:
         first = {key: i for i, key in enumerate(keys) if key not in known}
         if first:
             made = self.extractor(images[list(first.values())])
-            if not np.isfinite(made).all():
+            undefined = getattr(self.extractor, "undefined", False)
+            if np.isinf(made).any() or (np.isnan(made).any() and not undefined):
                 raise InputError(
                     f"The features {self.name} have values that are not finite: their weights (sha256 {self.sha256}) are "
                     "damaged; get them again or take other features."

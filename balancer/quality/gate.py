@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from balancer.errors import InputError
-from balancer.quality import copies, metrics, probe, verdicts
+from balancer.quality import copies, defects, metrics, probe, verdicts
+from balancer.quality.cell_measures import cell_measures
 from balancer.quality.features import FeatureExtractor
 from balancer.quality.metrics import Metric
 from balancer.quality.reference import RealClass, RealImages, Rules, drawn, real_classes
@@ -72,8 +73,16 @@ def judge_candidates(
             )
     classes = real_classes(dataset, candidates.keys(), extractor, rules, seed, seen)
     linear = _linear_probe(classes, rules, seed)
+    limits = defects.fit({label: cell_measures(real.fitting.pixels) for label, real in classes.items()})
+    classes = {
+        label: replace(real, note=f"{real.note} {limits.notes[label]}") for label, real in classes.items()
+    }
+
+    def defective(images: np.ndarray, label: str) -> list[str | None]:
+        return defects.check(cell_measures(images), label, limits)
+
     return {
-        label: judge(label, images, classes, linear, extractor, rules, seed)
+        label: judge(label, images, classes, linear, extractor, rules, seed, [defective])
         for label, images in candidates.items()
     }
 
@@ -122,6 +131,7 @@ def judge(
                 among_real.reasons, [check(real.reference.pixels, label) for check in checks]
             )
         found["acceptance"] = metrics.acceptance(rejected, of_real, rules)
+        findings.append(verdicts.on_acceptance(found["acceptance"], rejected, rules))
     left = np.flatnonzero([reason is None for reason in rejected])
     if len(left) < sizes["fewest_candidates"]:
         findings.append(

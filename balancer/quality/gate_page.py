@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from balancer.files import new_directory, write_json, write_mark, write_text
 from balancer.pages import data_uri, templates
 from balancer.quality.folders import ClassFolders, FolderJudgement
 from balancer.quality.gate import GOOD
+from balancer.quality.verdicts import kind_of
 
 GATE_JSON, GATE_PAGE = "gate.json", "gate.html"
 SHOWN = 12  # pictures of real images and of those that were let through, per class
@@ -144,10 +144,8 @@ def _train_path(real: PreparedDataset | ClassFolders, name: str) -> Path:
 
 
 def _by_reason(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Rows in groups of one kind of reason, the most frequent first: its first clause, without numbers in brackets."""
-    kinds = [
-        re.split(r"[,:;]", re.sub(r"\s*[(\[].*?[)\]]", "", reason))[0].strip() for reason in rows["reason"]
-    ]
+    """Rows in groups of one kind of reason, the most frequent first."""
+    kinds = [kind_of(reason) for reason in rows["reason"]]
     groups = [(str(kind), group) for kind, group in rows.groupby(pd.Series(kinds, rows.index, dtype=object))]
     return sorted(groups, key=lambda item: (-len(item[1]), item[0]))
 

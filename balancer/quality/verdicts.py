@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from scipy import stats
 
@@ -75,6 +77,31 @@ def on_copies(found: Copies, among_real: Copies, held_out: bool, rules: Rules) -
     if ci[0] > rule["fail_share"] >= real_ci[0]:
         return metric, ("fail", f"{sentence}: more than the {rule['fail_share']:.0%} that are allowed for.")
     return metric, ("pass", f"{sentence}.")
+
+
+def kind_of(reason: str) -> str:
+    """What a reason to reject an image has in common with those of others: its first clause, without what is in brackets."""
+    return re.split(r"[,:;]", re.sub(r"\s*[(\[].*?[)\]]", "", reason))[0].strip()
+
+
+def on_acceptance(found: Metric, rejected: Sequence[str | None], rules: Rules) -> Finding:
+    """The share that the checks image by image let through, against that of real images; where none were held out for
+    this, all of them count as let through, and nothing is warned of."""
+    real = 1.0 if found["real_vs_real"] is None else found["real_vs_real"]
+    lowest = 0.0 if found["real_vs_real_ci"] is None else found["real_vs_real_ci"][0]
+    sentence = f"{found['value']:.0%} of the candidates get through the checks image by image"
+    sentence += f", of real images {real:.0%}" if found["real_vs_real"] is not None else ""
+    kinds = Counter(kind_of(reason) for reason in rejected if reason is not None)
+    if kinds:
+        most = ", ".join(
+            f"{kind} ({n})" for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0]))[:3]
+        )
+        sentence += f"; rejected most often for: {most}"
+    high = found["ci"][1]
+    share = rules["acceptance"]["fail_share_of_real"]
+    if high < share * real:
+        return "fail", f"{sentence}. That is less than {share:g} times as many."
+    return "warn" if high < lowest else "pass", f"{sentence}."
 
 
 def on_collapse(metrics: Mapping[str, Metric], rules: Rules) -> list[Finding]:

@@ -92,8 +92,11 @@ def test_other_real_images_pass() -> None:
     [
         (cells("b", 80, seed=2), "KID"),
         (cells("b", 80, seed=2), "linear probe"),
-        (gaussian_filter(cells("a", 80, seed=2), (0, 2, 2, 0)), "KID"),
-        (np.random.default_rng(0).integers(0, 256, (80, SIZE, SIZE, 3), dtype=np.uint8), "KID"),
+        (gaussian_filter(cells("a", 80, seed=2), (0, 2, 2, 0)), "most often for: chromatin too smooth"),
+        (
+            np.random.default_rng(0).integers(0, 256, (80, SIZE, SIZE, 3), dtype=np.uint8),
+            "most often for: noise",
+        ),
         (np.repeat(cells("a", 1, seed=2), 80, axis=0), "KID"),
     ],
     ids=["another class", "another class by label", "blurred", "noise", "one image"],
@@ -110,8 +113,10 @@ def test_copies_are_rejected_one_by_one_and_named() -> None:
     judgement = verdict_on(images)
     assert "near-copy of train image train/a/3.png" in str(judgement.rejected[78])
     assert judgement.scores["nearest_train"][79] == "train/a/7.png"
-    rejected = sum(reason is not None for reason in judgement.rejected)
-    assert 2 <= rejected <= 4 and judgement.metrics["copies"]["value"] == pytest.approx(rejected / 80)
+    copied = sum("copy of train image" in str(reason) for reason in judgement.rejected)
+    assert 2 <= copied <= 4 and judgement.metrics["copies"]["value"] == pytest.approx(copied / 80)
+    rejected = 80 - judgement.rejected.count(None)
+    assert copied <= rejected <= 10
     assert judgement.verdict == "pass" and judgement.n_accepted == 80 - rejected
 
 

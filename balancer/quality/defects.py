@@ -160,7 +160,7 @@ _MEASURES = {
         0.05,
         "out of focus: fine detail {value:.1f} (logarithm of power), in {real} at least {usual:.1f}",
     ),
-    "noise": _Measure("noise", 1, 0.1, "noise of {value:.1f} grey levels, in {real} up to {usual:.1f}"),
+    "noise": _Measure("noise", 1, 0.1, "noise: {value:.1f} grey levels, in {real} up to {usual:.1f}"),
     "stain": _Measure(
         "stain off",
         1,

@@ -80,8 +80,9 @@ def on_copies(found: Copies, among_real: Copies, held_out: bool, rules: Rules) -
 
 
 def kind_of(reason: str) -> str:
-    """What a reason to reject an image has in common with those of others: its first clause, without what is in brackets."""
-    return re.split(r"[,:;]", re.sub(r"\s*[(\[].*?[)\]]", "", reason))[0].strip()
+    """What a reason to reject an image has in common with those of others: its first clause, without names and brackets."""
+    reason = re.sub(r"\s*[(\[].*?[)\]]", "", re.sub(r"(train image) .*", r"\1", reason))
+    return re.split(r"[,:;]", reason)[0].strip()
 
 
 def on_acceptance(found: Metric, rejected: Sequence[str | None], rules: Rules) -> Finding:

@@ -1,9 +1,10 @@
 """Print the tables of what is claimed about the gate.
 
-    python -m benchmarks.gate [PART …] [--sets DIR]
+    python -m benchmarks.gate [PART …] [--sets DIR] [--out DIR]
 
-PART: defects; all without any. DIR holds the real image sets (default:
+PART: defects, proof; all without any. --sets holds the real image sets (default:
 $HEMABALANCE_REAL_DATA, else ../shared/data); a part says what it could not find there.
+proof takes long: it keeps under --out what is done, and goes on from there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-PARTS = ("defects",)
+PARTS = ("defects", "proof")
 
 
 def main() -> None:
@@ -27,13 +28,18 @@ def main() -> None:
         os.environ.get("HEMABALANCE_REAL_DATA", Path(__file__).resolve().parents[3] / "shared/data")
     )
     parser.add_argument("--sets", type=Path, default=default, metavar="DIR", help=f"[default: {default}]")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for what proof has done")
     chosen = parser.parse_args()
     unknown = set(chosen.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
-    for part in chosen.parts or PARTS:
+    parts = chosen.parts or PARTS
+    if "proof" in parts and chosen.out is None:
+        parser.error("proof needs --out DIR, a folder for what is done")
+    for part in parts:
+        folders = [chosen.sets, chosen.out] if part == "proof" else [chosen.sets]
         print(
-            f"## {part.capitalize()}\n\n{import_module(f'benchmarks.gate.{part}').table(chosen.sets)}\n",
+            f"## {part.capitalize()}\n\n{import_module(f'benchmarks.gate.{part}').table(*folders)}\n",
             flush=True,
         )
 

@@ -52,14 +52,14 @@ class Part(NamedTuple):
     found: list[str | None]
 
 
-def read_class(folder: Path, resolution: int) -> list[Array]:
-    """Images of a class in an order drawn by its name, uint8 R×R×3, resampled as `balancer prepare` does."""
+def read_class(folder: Path, resolution: int, most: int = FITTED + JUDGED) -> list[Array]:
+    """At most `most` images of a class in an order drawn by its name, uint8 R×R×3, resampled as `balancer prepare` does."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     order = np.random.default_rng(zlib.crc32(folder.name.encode())).permutation(len(paths))
     size = (resolution, resolution)
     return [
         np.asarray(Image.open(paths[i]).convert("RGB").resize(size, Image.Resampling.LANCZOS))
-        for i in order[: FITTED + JUDGED]
+        for i in order[:most]
     ]
 
 

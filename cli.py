@@ -528,12 +528,14 @@ def _say_power(real: Path, extractor: FeatureExtractor, seed: int, as_json: bool
 
 def _say_judgements(judgements: Mapping[str, Judgement]) -> None:
     from balancer.console import print_table
+    from balancer.quality.kid import decimals
 
     rows = []
     for label, judged in judgements.items():
         values = []
         for name, digits in (("kid", 4), ("fid", 1)):
             metric = judged.metrics.get(name) or {}
+            digits = decimals(metric["margin"]) if "margin" in metric else digits
             values += [_cell(metric.get(key), digits) for key in ("value", "real_vs_real")]
         rows.append((label, judged.verdict, judged.n_accepted, judged.n_candidates, *values))
     print_table(("class", "verdict", "accepted", "candidates", "KID", "real-vs-real", "FID", "FID real-vs-real"), rows)

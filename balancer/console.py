@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,6 +31,7 @@ class RichDisplay:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self._begun = time.monotonic()
+        self._noted: set[str] = set()
 
     def track(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
         if not self.console.is_terminal:
@@ -57,7 +59,9 @@ class RichDisplay:
             yield item
 
     def note(self, sentence: str) -> None:
-        self._print(f"  {sentence}")
+        if sentence not in self._noted:  # a cache that cannot be read says so at every use
+            self._noted.add(sentence)
+            self._print(f"  {sentence}")
 
     def stage(self, name: str) -> None:
         self._print(f"\n[{_clock(time.monotonic() - self._begun)}] {name}")
@@ -79,5 +83,5 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         if all(isinstance(row[index], int | float) for row in rows):
             column.justify = "right"
     for row in rows:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else escape(str(value)) for value in row))
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from balancer.data.decode import decode
 from balancer.errors import InputError
 
 IN_MEMORY_BYTES = 2 * 2**30
@@ -16,14 +16,17 @@ _READERS = 4
 
 
 def read_prepared_image(path: Path) -> np.ndarray:
-    """Read one 8-bit PNG as uint8 H×W×3 in [0, 255]; raise InputError when it cannot be read."""
+    """Read one image of 8 bits as uint8 H×W×3 in [0, 255], as `decode` does; InputError where that cannot be done."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        pixels = decode(path)
+    except InputError as error:
+        raise InputError(f"{str(error).removesuffix('.')}; remove it or make the folder again.") from None
+    if pixels.dtype != np.uint8:
         raise InputError(
-            f"{path} cannot be read as an image ({error}); remove it or make the folder again."
-        ) from None
+            f"{path} has more than 8 bits a channel, and the whole set's brightness is needed to bring it to 8; "
+            "prepare the images with `balancer prepare`."
+        )
+    return pixels
 
 
 class ImageStore:

@@ -3,6 +3,9 @@
 Both look at flips and quarter turns, since cells have no up. In features the measure is the distance to the nearest
 train image over the mean distance to those next to it (Carlini et al. 2023, arXiv 2301.13188): an image in a crowd is
 near to many, a copy to one. How small it may be is learned from real images.
+
+The held-out images that a verdict rests on are sought among the candidates too, in pixels: where a generator had them after
+all, the same images would lie on both sides, and every distance would be too small.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ TURNS = range(1, 8)  # the flips and quarter turns but for the identity
 class Copies:
     """What was found about each of N images."""
 
-    nearest: np.ndarray  # object N, the name of the train image that it copies, or None
+    nearest: np.ndarray  # object N, the name of the real image that it copies, or None
     similarity: np.ndarray  # float N in [-1, 1], correlation in pixels with the train image most like it
     relative_distance: np.ndarray  # float N in [0, 1], in features; NaN where there are too few train images
     reasons: list[str | None]  # N sentences, None for an image that is no copy
@@ -58,6 +61,8 @@ def none_sought(n: int) -> Copies:
 class Detector:
     """Finds copies of the images that a generator was trained on, `train`; features of `embedded`, some of them.
 
+    Copies of `compared`, real images that it was not to have seen, are found in pixels alone.
+
     An image whose correlation in pixels reaches `turned_from` is looked at in all flips and turns in features, other
     ones as they are. An image of a relative distance below `nearest_allowed` is a copy. The defaults find no copies in
     features: for where too few images are there to learn from.
@@ -67,11 +72,15 @@ class Detector:
     embedded: Embedded
     turned_from: float = 1.0
     nearest_allowed: float = 0.0
+    compared: Images | None = None
 
     def find(self, pixels: np.ndarray, features: np.ndarray, extractor: FeatureExtractor) -> Copies:
         """Seek images (uint8 N×R×R×3, with their features N×d) among the train images."""
         index, similarity = find_copies(pixels, self.train.pixels)
         which, relative = self._in_features(pixels, features, index, similarity, extractor)
+        shown = np.full(len(pixels), -1)
+        if self.compared is not None:
+            shown, likeness = find_copies(pixels, self.compared.pixels)
         nearest = np.full(len(pixels), None, dtype=object)
         reasons: list[str | None] = [None] * len(pixels)
         for i in range(len(pixels)):
@@ -84,6 +93,9 @@ class Detector:
                     f"too near to train image {nearest[i]}: at {relative[i]:.2f} of its distance to the train images next "
                     f"to it, where real images of the class are at {self.nearest_allowed:.2f} or more"
                 )
+            elif self.compared is not None and shown[i] >= 0:
+                nearest[i] = self.compared.names[shown[i]]
+                reasons[i] = f"near-copy of held-out image {nearest[i]} (correlation {likeness[i]:.2f})"
         return Copies(nearest, similarity, relative, reasons)
 
     def _in_features(
@@ -136,7 +148,8 @@ def fit(real: RealClass, extractor: FeatureExtractor, rules: Rules, seed: int) -
         for one, part in judged_on
     ]
     among_real = _joined([one.find(part.pixels, part.features, extractor) for one, part in learned])
-    return Detector(real.train, real.trained_on, turned_from, nearest_allowed), among_real
+    compared = real.reference if real.held_out else None
+    return Detector(real.train, real.trained_on, turned_from, nearest_allowed, compared), among_real
 
 
 def relative_distances(train: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -273,7 +273,8 @@ class Cached:
                 rows = {key: connection.execute(query, (key, self._features)).fetchone() for key in keys}
         except (OSError, sqlite3.Error) as error:
             note(
-                f"The feature cache in {cache_folder()} cannot be read ({error}); features are computed again."
+                f"The feature cache in {cache_folder()} cannot be read ({error}); features are computed again. Delete it "
+                "if that stays so."
             )
             return {}
         found = {key: row for key, row in rows.items() if row}

@@ -21,6 +21,7 @@ from balancer.quality.verdicts import SEVERITY, Finding
 
 FORMAT = 1
 GOOD = ("pass", "warn")  # verdicts that let a class through
+_BLANK = 10  # grey levels: what varies by less in every colour is noise or rounding, and shows nothing
 
 # A check image by image, of images (uint8 N×R×R×3) of a class: N reasons to reject, None for an image that is fine.
 Check = Callable[[np.ndarray, str], Sequence[str | None]]
@@ -82,7 +83,7 @@ def judge_candidates(
         return defects.check(cell_measures(images), label, limits)
 
     return {
-        label: judge(label, images, classes, linear, extractor, rules, seed, [defective])
+        label: judge(label, images, classes, linear, extractor, rules, seed, [_blank, defective])
         for label, images in candidates.items()
     }
 
@@ -189,6 +190,12 @@ def gate_document(judgements: Mapping[str, Judgement], extractor: FeatureExtract
             for label, judgement in judgements.items()
         },
     }
+
+
+def _blank(images: np.ndarray, label: str) -> list[str | None]:
+    """Images that show nothing: hardly any measure of a cell is defined on them, so that no other limit need find them."""
+    ranges = np.ptp(images, axis=(1, 2)).max(axis=1, initial=0)
+    return [f"blank: its colours vary by {grey} grey levels" if grey < _BLANK else None for grey in ranges]
 
 
 def _of_set(

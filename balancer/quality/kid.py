@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,17 @@ def decide(ci: tuple[float, float], margin: float) -> str:
     if (high - low) / 2 > margin:
         return "insufficient-data"
     return "pass" if high < margin else "warn"
+
+
+def decimals(margin: float) -> int:
+    """Decimals that tell a KID beside its margin: four, or as many as show two digits of the margin.
+
+    The scale of KID is that of the features, to the sixth power.
+
+    >>> decimals(0.0062), decimals(0.00000123), decimals(-0.1)
+    (4, 7, 4)
+    """
+    return max(4, 1 - math.floor(math.log10(margin))) if margin > 0 else 4
 
 
 def real_vs_real(real: np.ndarray, m: int, n: int, draws: int, seed: int) -> np.ndarray:

@@ -60,15 +60,15 @@ class Decidable:
 
     def cells(self) -> list[str]:
         """The row of a table under `COLUMNS`."""
-        found = ("none", "none")
+        digits, found = kid.decimals(self.margin), ("none", "none")
         if self.detected is not None:
-            found = (f"{self.detected:.4f}", f"{self.detected_share:.0%} {self.nearest}")
+            found = (f"{self.detected:.{digits}f}", f"{self.detected_share:.0%} {self.nearest}")
         return [
             self.label,
             f"{self.real} (now)" if self.own else str(self.real),
             str(self.synthetic),
-            f"{self.margin:.4f}",
-            f"{self.half_width:.4f}",
+            f"{self.margin:.{digits}f}",
+            f"{self.half_width:.{digits}f}",
             *(f"{self.verdicts[verdict]:.0%}" for verdict in VERDICTS),
             *found,
             "with replacement" if self.repeated else "disjoint",

@@ -29,9 +29,10 @@ def on_distance(found: Metric, real: RealClass, classes: Mapping[str, RealClass]
     }
     if not others or min(others.values()) <= 0:
         why = "no other real class to set the margin by" if not others else "the classes cannot be told apart"
-        return "insufficient-data", f"KID {value:.4f} cannot be judged: {why} in these features."
+        return "insufficient-data", f"KID {value:.2g} cannot be judged: {why} in these features."
     nearest = min(others, key=others.__getitem__)
     margin = found["margin"] = rule["margin"] * others[nearest]
+    digits = kid.decimals(margin)
     level = kid.decide(ci, margin)
     lies = {
         "fail": "lies above",
@@ -40,8 +41,8 @@ def on_distance(found: Metric, real: RealClass, classes: Mapping[str, RealClass]
         "warn": "lies across",
     }
     sentence = (
-        f"KID {value:.4f} [{ci[0]:.4f}, {ci[1]:.4f}] {lies[level]} the margin {margin:.4f}, {rule['margin']:g} of the KID "
-        f"between real {real.label} and {nearest}, the nearest class"
+        f"KID {value:.{digits}f} [{ci[0]:.{digits}f}, {ci[1]:.{digits}f}] {lies[level]} the margin {margin:.{digits}f}, "
+        f"{rule['margin']:g} of the KID between real {real.label} and {nearest}, the nearest class"
     )
     if level == "insufficient-data":
         sentence += f": {len(real.reference)} real images are too few to decide"
@@ -55,17 +56,16 @@ def on_copies(found: Copies, among_real: Copies, held_out: bool, rules: Rules) -
     ci = share_interval(count, total, rule["confidence"])
     real_ci = share_interval(among_real.count, of_real, rule["confidence"])
     which = "held-out images" if held_out else "train images, one half sought in the other"
+    what = "a train or held-out image" if held_out else "a train image"
     metric = entry(
         count / total,
-        f"Share of candidates that copy a train image, flips and quarter turns included; beside it the share among "
-        f"{of_real} real {which}.",
+        f"Share of candidates that copy {what}, flips and quarter turns included; beside it the share among {of_real} real "
+        f"{which}.",
         ci=ci,
         real_vs_real=among_real.count / of_real,
         real_vs_real_ci=real_ci,
     )
-    sentence = (
-        f"{count} of {total} candidates copy a train image, of {of_real} real {which} {among_real.count}"
-    )
+    sentence = f"{count} of {total} candidates copy {what}, of {of_real} real {which} {among_real.count}"
     p = stats.fisher_exact(
         [[count, total - count], [among_real.count, of_real - among_real.count]], alternative="greater"
     ).pvalue
@@ -81,7 +81,7 @@ def on_copies(found: Copies, among_real: Copies, held_out: bool, rules: Rules) -
 
 def kind_of(reason: str) -> str:
     """What a reason to reject an image has in common with those of others: its first clause, without names and brackets."""
-    reason = re.sub(r"\s*[(\[].*?[)\]]", "", re.sub(r"(train image) .*", r"\1", reason))
+    reason = re.sub(r"\s*[(\[].*?[)\]]", "", re.sub(r"((?:train|held-out) image) .*", r"\1", reason))
     return re.split(r"[,:;]", reason)[0].strip()
 
 

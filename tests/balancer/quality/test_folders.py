@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,3 +176,42 @@ def test_features_of_a_model_of_ones_own(gate: Callable[..., Result], place: Pat
     assert document["classes"]["blast"]["metrics"]["kid"]["value"] is not None
     np.savez(place / "own.npz", image_sha256=hashes[3:], **(own | {"features": vectors[3:]}))
     assert "own.npz has no features of 3 of" in gate(code=2, judged_in="own.npz").stderr
+
+
+def test_files_that_programs_leave_are_passed_over(gate: Callable[..., Result], place: Path) -> None:
+    for name in ("._000.png", ".ipynb_checkpoints/000-checkpoint.png"):
+        left = place / "synthetic" / "blast" / name
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"no image")
+    (place / "synthetic" / "blast" / "folder.png").mkdir()
+    found = json.loads(gate("--json").stdout)
+    assert found["classes"]["blast"]["n_candidates"] == 20
+
+
+def test_a_name_that_is_no_text(gate: Callable[..., Result], place: Path) -> None:
+    image = place / "synthetic" / "blast" / "000.png"
+    image.rename(os.fsdecode(os.fsencode(image.parent) + b"/\xff.png"))
+    assert r"\xff.png is no text in UTF-8; rename the file" in gate(code=2).stderr
+
+
+def test_images_are_read_as_prepare_reads_them(gate: Callable[..., Result], place: Path) -> None:
+    blast = place / "synthetic" / "blast"
+    pixels = np.asarray(Image.open(blast / "000.png"))
+    whole = json.loads(gate("--json").stdout)
+    alpha = np.full((*pixels.shape[:2], 1), 255, dtype=np.uint8)
+    Image.fromarray(np.dstack([pixels, alpha])).save(blast / "000.png")
+    assert json.loads(gate("--json").stdout) == whole
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(blast / "000.png")
+    assert "000.png has more than 8 bits a channel" in gate(code=2).stderr
+
+
+def test_blank_images_are_rejected_and_kid_is_told_in_digits_that_count(
+    gate: Callable[..., Result], place: Path
+) -> None:
+    write(place / "synthetic" / "blast", np.zeros((15, 32, 32, 3), dtype=np.uint8))
+    document = json.loads(gate("--out", "judged", "--json").stdout)
+    assert document["classes"]["blast"]["metrics"]["acceptance"]["value"] == 0.25
+    assert any("blank (15)" in reason for reason in document["classes"]["blast"]["reasons"])
+    reasons = " ".join(document["classes"]["monocyte"]["reasons"])
+    margin = document["classes"]["monocyte"]["metrics"]["kid"]["margin"]
+    assert margin < 1e-4 and "the margin 0.0000," not in reasons

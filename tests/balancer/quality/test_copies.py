@@ -68,7 +68,7 @@ def test_relative_distance_is_small_for_a_copy_alone() -> None:
     assert which[0] == 7 and relative[0] < 0.05 and relative[1:].min() > 0.3
 
 
-@pytest.mark.parametrize("n", [15, 100])
+@pytest.mark.parametrize("n", [30, 100])
 def test_limits_keep_their_share_with_their_confidence(n: int) -> None:
     """Of 400 samples of normal values, at least about 95 % give a limit that 99.5 % of the population stay below."""
     rule = load_rules()["copies"]

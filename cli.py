@@ -317,7 +317,7 @@ def _say_findings(found: Findings) -> None:
     if found.um_per_pixel:
         click.echo("Scale: {:.3g} to {:.3g} µm per pixel, median {:.3g}; there ".format(*(found.um_per_pixel[i] for i in (0, 2, 1))) + ", ".join(found.structures) + ".")
     else:
-        click.echo("Scale: unknown, so that nobody can say what can be seen; `balancer prepare --um-per-pixel` keeps it.")
+        click.echo("Scale: unknown, so that sizes in µm cannot be told; name it with `balancer prepare --um-per-pixel`.")
     for shortcut in found.shortcuts:
         click.echo(f"From {shortcut.name} alone: balanced accuracy {shortcut.balanced_accuracy:.2f} (chance {shortcut.chance:.2f}{'; a shortcut' if shortcut.far_above_chance else ''}).")
     say(f"Warning: {sentence}" for sentence in found.warnings)
@@ -350,7 +350,7 @@ def _say_findings(found: Findings) -> None:
 @click.option("--decorrelation", type=click.FloatRange(0), default=0.0, show_default=True, metavar="WEIGHT", help="Of NoisyTwins' loss within a class.")
 @click.option("--stop-on-collapse", is_flag=True, help="End with the best checkpoint when a class collapses.")
 @click.option("--ticks",      type=click.IntRange(1), default=20, show_default=True, help="Checkpoints, and lines of metrics, in the run.")
-@click.option("--resume",     is_flag=True, help="Go on with the run at --out from its last checkpoint.")
+@click.option("--resume",     is_flag=True, help="Go on with the run at --out from its last checkpoint: give the command that began it, with this.")
 @seed_option
 @device_option
 @dry_run

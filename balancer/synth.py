@@ -216,7 +216,7 @@ def _advice(
     training = (
         tuning
         if _is_builtin(generator)
-        else f"a longer training (`balancer train --data {data.root} --out {generator.path} --resume --kimg K`)"
+        else f"a longer training (`balancer train --data {data.root} --init {generator.path} --kimg 20`)"
     )
     sentences = []
     if few:

@@ -96,12 +96,15 @@ def check_resumable(out: Path, data: PreparedDataset, config: GeneratorConfig) -
     begun = saved["training"].get("generator")
     if begun != config.generator:
         raise InputError(
-            f"{out} was begun with --generator {begun}, not {config.generator}; a resume keeps the settings."
+            f"{out} was begun with --generator {begun}, not {config.generator}; "
+            "give the command that began it, with --resume."
         )
     settings = config.to_json().items()
     differing = [name for name, v in settings if name not in FREE and saved["training"].get(name) != v]
     if differing:
-        raise InputError(f"{out} was begun with another {', '.join(differing)}; a resume keeps the settings.")
+        raise InputError(
+            f"{out} was begun with another {', '.join(differing)}; give the command that began it, with --resume."
+        )
 
 
 @dataclass(frozen=True)

@@ -150,11 +150,11 @@ def test_what_may_help_depends_on_what_was_wrong(setting, monkeypatch):
     assert "larger --n" in sentence and "train" not in sentence
     generator.images["a"] = generator.images["b"]
     (sentence,) = run(overwrite=True).advice
-    assert "--resume --kimg" in sentence
+    assert f"--init {generator.path} --kimg" in sentence
     monkeypatch.setattr(synth, "_is_builtin", lambda generator: True)
     monkeypatch.setattr(synth, "_check_fit", lambda *args: None)
     (sentence,) = run(overwrite=True).advice
-    assert "balancer train --init builtin --data" in sentence and "--resume" not in sentence
+    assert "balancer train --init builtin --data" in sentence and str(generator.path) not in sentence
 
 
 def test_a_class_that_the_data_lack_is_refused_with_the_dataset_s_classes(setting):

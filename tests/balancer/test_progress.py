@@ -8,7 +8,8 @@ import pytest
 from balancer import progress
 
 
-def test_silent_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_silent_by_default(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_display", progress._Silent())  # a command may have installed another one
     progress.note("x")
     progress.stage("y")
     assert list(progress.track(iter([1, 2]), "z")) == [1, 2]

@@ -33,6 +33,14 @@ def points(*rows: tuple[Any, ...]) -> pd.DataFrame:
     return table.assign(copies_real=0.0)
 
 
+@pytest.fixture(autouse=True)
+def unlearned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generators of a few steps make no cells: what is tested here is what becomes of images that are no copies."""
+    monkeypatch.setattr(
+        "balancer.quality.defects.check", lambda measured, label, limits: [None] * len(measured)
+    )
+
+
 def test_ranks_are_means_over_the_cases_that_all_have() -> None:
     table = points(
         ("a", 8, A, 5, 0.3, 0, 1), ("a", 8, B, 5, 0.1, 0, 9), ("a", 8, C, 5, 0.2, 0, 9),

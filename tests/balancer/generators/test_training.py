@@ -218,7 +218,7 @@ def test_a_class_without_train_images_cannot_be_trained_on_alone(make_dataset, t
 def test_a_run_is_resumed_only_with_its_own_data_and_settings(run, data, make_dataset, tmp_path):
     with pytest.raises(InputError, match="another learning_rate"):
         train(data, replace(CONFIG, learning_rate=0.1), run, resume=True)
-    with pytest.raises(InputError, match="begun with --generator stylegan2-ada, not acdb; a resume"):
+    with pytest.raises(InputError, match="begun with --generator stylegan2-ada, not acdb; give the command"):
         train(data, replace(CONFIG, generator="acdb"), run, resume=True)
     other = make_dataset(tmp_path / "other", COUNTS, resolution=16, seed=1)
     with pytest.raises(InputError, match="other data"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -20,7 +21,12 @@ _BATCH = 64  # images that a process takes at a time
 
 def cell_measures(images: np.ndarray) -> pd.DataFrame:
     """`defects.measures` of images, uint8 N×R×R×3: a row each, float32 precision; many are spread over processes."""
-    return pd.DataFrame(Cached(_Measures())(images), columns=list(defects.COLUMNS), dtype=float)
+    return pd.DataFrame(_measures()(images), columns=list(defects.COLUMNS), dtype=float)
+
+
+@lru_cache(maxsize=1)
+def _measures() -> Cached:
+    return Cached(_Measures())  # once: it reads the code to know it by its hash
 
 
 class _Measures:

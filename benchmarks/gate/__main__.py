@@ -10,41 +10,27 @@ either side (default: 300).
 
 from __future__ import annotations
 
-import argparse
-import os
-from importlib import import_module
 from pathlib import Path
 
+from benchmarks.parts import chosen_parts, parser, print_part
+
+PACKAGE = "benchmarks.gate"
 PARTS = ("defects", "proof", "speed")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gate",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    default = Path(
-        os.environ.get("HEMABALANCE_REAL_DATA", Path(__file__).resolve().parents[3] / "shared/data")
-    )
-    parser.add_argument("--sets", type=Path, default=default, metavar="DIR", help=f"[default: {default}]")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for what proof has done")
-    parser.add_argument("--images", type=int, default=300, metavar="N", help="for speed [default: 300]")
-    chosen = parser.parse_args()
-    if chosen.images < 10:
-        parser.error(f"--images {chosen.images} are fewer than the 10 that the gate needs")
-    unknown = set(chosen.parts) - set(PARTS)
-    if unknown:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
-    parts = chosen.parts or PARTS
-    if "proof" in parts and chosen.out is None:
-        parser.error("proof needs --out DIR, a folder for what is done")
+    made = parser(PACKAGE, __doc__, PARTS)
+    made.add_argument("--out", type=Path, metavar="DIR", help="for what proof has done")
+    made.add_argument("--images", type=int, default=300, metavar="N", help="for speed [default: 300]")
+    options = made.parse_args()
+    if options.images < 10:
+        made.error(f"--images {options.images} are fewer than the 10 that the gate needs")
+    parts = chosen_parts(made, options, PARTS)
+    if "proof" in parts and options.out is None:
+        made.error("proof needs --out DIR, a folder for what is done")
     for part in parts:
-        options = {"proof": [chosen.out], "speed": [chosen.images]}.get(part, [])
-        print(
-            f"## {part.capitalize()}\n\n{import_module(f'benchmarks.gate.{part}').table(chosen.sets, *options)}\n",
-            flush=True,
+        print_part(
+            PACKAGE, part, options.sets, *{"proof": [options.out], "speed": [options.images]}.get(part, [])
         )
 
 

@@ -8,34 +8,17 @@ $HEMABALANCE_REAL_DATA, else ../shared/data); a part says what it could not find
 
 from __future__ import annotations
 
-import argparse
-import os
-from importlib import import_module
-from pathlib import Path
+from benchmarks.parts import chosen_parts, parser, print_part
 
+PACKAGE = "benchmarks.imaging"
 PARTS = ("segmentation", "morphology", "stain", "duplicates", "labels")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.imaging",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    default = Path(
-        os.environ.get("HEMABALANCE_REAL_DATA", Path(__file__).resolve().parents[3] / "shared/data")
-    )
-    parser.add_argument("--sets", type=Path, default=default, metavar="DIR", help=f"[default: {default}]")
-    chosen = parser.parse_args()
-    unknown = set(chosen.parts) - set(PARTS)
-    if unknown:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
-    for part in chosen.parts or PARTS:
-        print(
-            f"## {part.capitalize()}\n\n{import_module(f'benchmarks.imaging.{part}').table(chosen.sets)}\n",
-            flush=True,
-        )
+    made = parser(PACKAGE, __doc__, PARTS)
+    options = made.parse_args()
+    for part in chosen_parts(made, options, PARTS):
+        print_part(PACKAGE, part, options.sets)
 
 
 if __name__ == "__main__":

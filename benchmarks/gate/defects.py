@@ -21,6 +21,7 @@ from scipy.stats import binomtest
 from balancer.data.sources import IMAGE_SUFFIXES
 from balancer.imaging.segmentation import segment
 from balancer.quality import defects
+from balancer.quality.measures import measures
 from benchmarks.gate.painting import DEFECTS, Scene
 
 Array = np.ndarray
@@ -70,7 +71,7 @@ def judge(root: Path, resolution: int) -> tuple[list[Part], list[str]]:
     }
     fitted = {label: min(FITTED, 2 * len(images) // 3) for label, images in classes.items()}
     started = time.process_time()
-    measured = {label: defects.measures(images) for label, images in classes.items()}
+    measured = {label: measures(images) for label, images in classes.items()}
     cost = 1e3 * (time.process_time() - started) / sum(map(len, classes.values()))
     limits = defects.fit({label: table[: fitted[label]] for label, table in measured.items()})
     parts = []
@@ -81,7 +82,7 @@ def judge(root: Path, resolution: int) -> tuple[list[Part], list[str]]:
         parts.append(Part(root.name, label, "", _found(unseen, label, limits)))
         for defect, painted in paint(images[fitted[label] :], label).items():
             if painted:
-                found = _found(defects.measures(painted), label, limits)
+                found = _found(measures(painted), label, limits)
                 parts.append(Part(root.name, label, defect, found))
     borrowed = [note for label, note in limits.notes.items() if fitted[label] < defects.ENOUGH]
     return parts, [f"{root.name}: {cost:.0f} ms of one core's time to measure an image.", *borrowed]

@@ -6,21 +6,21 @@ import pytest
 
 from balancer.errors import InputError
 from balancer.quality import defects
-from balancer.smear import draw_cells, render
+from balancer.quality.measures import COLOURS
 
-COLUMNS = [name for name in defects._MEASURES if name != "stain"]
+NAMES = [name for name in defects._MEASURES if name != "stain"]
 RATE = defects.RATE
 
 
 def drawn(n: int, seed: int, heavy: bool = False) -> pd.DataFrame:
     """A table as `measures` gives it, of random numbers: half of the measures with tails like |t| with 3 degrees of freedom."""
     rng = np.random.default_rng(seed)
-    table = pd.DataFrame(rng.normal(5, 1, (n, len(COLUMNS))), columns=COLUMNS)
+    table = pd.DataFrame(rng.normal(5, 1, (n, len(NAMES))), columns=NAMES)
     if heavy:
         table.iloc[:, ::2] = 5 + rng.standard_t(3, table.iloc[:, ::2].shape)
     table["lobes"] = rng.integers(1, 4, n).astype(float)
     base = rng.normal(0, 0.05, (n, 1))
-    table[defects._COLOURS] = 0.3 + base + rng.normal(0, 0.02, (n, len(defects._COLOURS)))
+    table[COLOURS] = 0.3 + base + rng.normal(0, 0.02, (n, len(COLOURS)))
     return table
 
 
@@ -39,7 +39,7 @@ def test_real_images_are_rejected_at_the_rate(n: int, heavy: bool) -> None:
     assert n < 25 or np.mean(shares) > RATE / 3
 
 
-@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_goes_further_than_real_images_is_named(name: str) -> None:
     limits = defects.fit({"a": drawn(200, 0), "b": drawn(200, 1)})
     measure = defects._MEASURES[name]
@@ -56,10 +56,10 @@ def test_what_goes_further_than_real_images_is_named(name: str) -> None:
 
 def test_stain_off_is_told_from_a_second_batch_of_slides() -> None:
     real = drawn(300, 0)
-    real.loc[:40, defects._COLOURS] += 0.5  # some of the real slides are stained more, all colours alike
+    real.loc[:40, COLOURS] += 0.5  # some of the real slides are stained more, all colours alike
     limits = defects.fit({"a": real})
     alike, off = drawn(50, 3), drawn(50, 4)
-    alike[defects._COLOURS] += 0.5
+    alike[COLOURS] += 0.5
     off["nucleus_green"] += 0.25
     off["nucleus_red"] -= 0.25
     assert sum(reason is not None for reason in defects.check(alike, "a", limits)) < 8
@@ -92,21 +92,3 @@ def test_an_unknown_class_is_refused() -> None:
         defects.check(drawn(3, 1), "c", limits)
     with pytest.raises(InputError, match="no class 'c'"):
         defects.surprises(drawn(3, 1), "c", limits)
-
-
-def test_measures_of_rendered_cells() -> None:
-    images, _ = render(draw_cells({"lymphocyte": 4, "neutrophil": 4}, seed=0), 128)
-    table = defects.measures(images)
-    assert table.shape == (8, len(COLUMNS) + 1 + 9)
-    assert table.notna().mean().mean() > 0.9
-    empty = defects.measures([np.full((64, 64, 3), 220, np.uint8)])
-    assert empty["nuclear_density"][0] == 0 and empty["nuclear_area"].isna().all()
-    assert defects.measures([]).shape == (0, table.shape[1])
-
-
-def test_discs_count_bodies() -> None:
-    rows, columns = np.indices((60, 100))
-    one = np.hypot(rows - 30, columns - 30) < 15
-    two = one | (np.hypot(rows - 30, columns - 70) < 15)
-    assert defects._discs(one, 2)[1] < 5
-    assert defects._discs(two, 2) == pytest.approx([15, 15], abs=1)

@@ -51,28 +51,135 @@ def load_rules() -> Rules:
     return tomllib.loads(resources.files(__package__).joinpath("rules.toml").read_text(encoding="utf-8"))
 
 
-def judge_candidates(
+@dataclass(frozen=True)
+class Gate:
+    """Real images by class, and all that candidates are held against."""
+
+    classes: Mapping[str, RealClass]
+    linear: probe.Probe | None
+    extractor: FeatureExtractor
+    rules: Rules
+    seed: int = 0
+    checks: Sequence[Check] = ()  # image by image; their limits come from `fitting` of the real classes
+
+    def judge(self, label: str, candidates: np.ndarray) -> Judgement:
+        """Judge the candidates (uint8 N×R×R×3) of one class.
+
+        First image by image: copies of train images are rejected, then what the `checks` object to. Then as a set: those
+        that are left are compared with the class's reference, and what all of them would score stands beside it. KID,
+        copies, collapse and label agreement make the verdict, by `rules`; the other metrics depend on the sample sizes and
+        are reported beside what real images of the same sizes score.
+        """
+        sizes = self.rules["sizes"]
+        real = self.classes.get(label)
+        n_real = real.n_real if real else 0
+        findings: list[Finding] = []
+        found: dict[str, Metric] = {}
+        rejected: list[str | None] = [None] * len(candidates)
+        scores = copies.none_sought(len(candidates)).table()
+
+        if real is None or n_real < sizes["fewest_real"]:
+            findings.append(
+                (
+                    "insufficient-data",
+                    f"{n_real} real images, where at least {sizes['fewest_real']} are needed.",
+                )
+            )
+        if real is not None and len(candidates):
+            features = self.extractor(candidates)
+            detector, among_real = copies.fit(real, self.extractor, self.rules, self.seed)
+            copied = detector.find(candidates, features, self.extractor)
+            scores = copied.table()
+            if len(real.train):
+                found["copies"], finding = verdicts.on_copies(copied, among_real, real.held_out, self.rules)
+                findings.append(finding)
+            rejected = _first_reasons(copied.reasons, [check(candidates, label) for check in self.checks])
+            of_real = None
+            if real.held_out:
+                of_real = _first_reasons(
+                    among_real.reasons, [check(real.reference.pixels, label) for check in self.checks]
+                )
+            found["acceptance"] = metrics.acceptance(rejected, of_real, self.rules)
+            findings.append(verdicts.on_acceptance(found["acceptance"], rejected, self.rules))
+        left = np.flatnonzero([reason is None for reason in rejected])
+        if len(left) < sizes["fewest_candidates"]:
+            findings.append(
+                (
+                    "insufficient-data",
+                    f"{len(left)} of {len(candidates)} candidates are left to be judged as a set, where at least "
+                    f"{sizes['fewest_candidates']} are needed.",
+                )
+            )
+        if (
+            real is not None
+            and n_real >= sizes["fewest_real"]
+            and len(candidates) >= sizes["fewest_candidates"]
+        ):
+            before = drawn(len(candidates), sizes["most_candidates"], self.seed)
+            if len(left) >= sizes["fewest_candidates"]:
+                scored = left[drawn(len(left), sizes["most_candidates"], self.seed)]
+                found |= self._of_set(label, real, candidates, features, scored, before)
+                findings.append(verdicts.on_distance(found["kid"], real, self.classes, self.rules))
+                findings += verdicts.on_collapse(found, self.rules)
+                findings.append(verdicts.on_labels(found["label_agreement"], label, self.rules))
+                if len(scored) < len(left):
+                    findings.append(
+                        ("pass", f"{len(scored)} of {len(left)} candidates, drawn by seed, were scored.")
+                    )
+                findings.append(("pass", real.note))
+            else:
+                every = self._of_set(label, real, candidates, features, before, before)
+                found |= {name: metric | {"value": None, "ci": None} for name, metric in every.items()}
+
+        verdict = max((level for level, _ in findings), key=SEVERITY.index)
+        return Judgement(
+            label=label,
+            verdict=verdict,
+            reasons=[sentence for _, sentence in sorted(findings, key=lambda f: -SEVERITY.index(f[0]))],
+            n_real=n_real,
+            n_candidates=len(candidates),
+            n_accepted=len(left) if verdict in GOOD else 0,
+            metrics=found,
+            rejected=rejected,
+            scores=scores,
+        )
+
+    def _of_set(
+        self,
+        label: str,
+        real: RealClass,
+        candidates: np.ndarray,
+        features: np.ndarray,
+        scored: np.ndarray,
+        before: np.ndarray,
+    ) -> dict[str, Metric]:
+        """The metrics of the candidates `scored`, and `before` the rejections (indices)."""
+        y, y_before, rules, seed = features[scored], features[before], self.rules, self.seed
+        return {
+            "kid": metrics.distance(y, y_before, real, rules, seed),
+            **metrics.size_dependent(y, y_before, real, rules, seed),
+            "authenticity": metrics.authentic(y, y_before, real, rules),
+            "repeats": metrics.repeated(candidates[scored], candidates[before], real, rules, seed),
+            "label_agreement": metrics.label_agreement(y, y_before, label, self.linear, rules),
+        }
+
+
+def fit_gate(
     dataset: RealImages,
-    candidates: Mapping[str, np.ndarray],
+    labels: Collection[str],
     extractor: FeatureExtractor,
     seed: int = 0,
     seen: Collection[str] = (),
-) -> dict[str, Judgement]:
-    """Judge candidates (uint8 N×R×R×3 by class) against the real images of `dataset`, embedded once for all.
+) -> Gate:
+    """The gate for candidates of the classes `labels`: the real images of `dataset` embedded, the limits learned.
 
     `seen` names images (split/file_name) outside train that the generator was trained on: they count as train images.
-    Raises InputError for a class that the dataset does not have, and for images of another size than its own.
+    Raises InputError for a class that the dataset does not have.
     """
-    rules = load_rules()
-    for label, images in candidates.items():
+    for label in labels:
         dataset.class_index(label)
-        expected = (dataset.resolution, dataset.resolution, 3)
-        if images.shape[1:] != expected or images.dtype != np.uint8:
-            raise InputError(
-                f"The candidates of {label} are {images.dtype} of shape {images.shape}, where uint8 images of "
-                f"{dataset.resolution}×{dataset.resolution}×3 as in {dataset.root} are needed."
-            )
-    classes = real_classes(dataset, candidates.keys(), extractor, rules, seed, seen)
+    rules = load_rules()
+    classes = real_classes(dataset, labels, extractor, rules, seed, seen)
     linear = _linear_probe(classes, rules, seed)
     limits = defects.fit({label: cell_measures(real.fitting.pixels) for label, real in classes.items()})
     classes = {
@@ -82,95 +189,30 @@ def judge_candidates(
     def defective(images: np.ndarray, label: str) -> list[str | None]:
         return defects.check(cell_measures(images), label, limits)
 
-    return {
-        label: judge(label, images, classes, linear, extractor, rules, seed, [_blank, defective])
-        for label, images in candidates.items()
-    }
+    return Gate(classes, linear, extractor, rules, seed, (_blank, defective))
 
 
-def judge(
-    label: str,
-    candidates: np.ndarray,
-    classes: Mapping[str, RealClass],
-    linear: probe.Probe | None,
+def judge_candidates(
+    dataset: RealImages,
+    candidates: Mapping[str, np.ndarray],
     extractor: FeatureExtractor,
-    rules: Rules,
     seed: int = 0,
-    checks: Sequence[Check] = (),
-) -> Judgement:
-    """Judge the candidates (uint8 N×R×R×3) of one class against `classes`, the real ones by name.
+    seen: Collection[str] = (),
+) -> dict[str, Judgement]:
+    """Judge candidates (uint8 N×R×R×3 by class) by a gate fitted to `dataset` (`fit_gate`).
 
-    First image by image: copies of train images are rejected, then what the `checks` object to, whose limits come from
-    `fitting` of the real classes. Then as a set: those that are left are compared with the class's reference, and what
-    all of them would score stands beside it. KID, copies, collapse and label agreement make the verdict, by `rules`;
-    the other metrics depend on the sample sizes and are reported beside what real images of the same sizes score.
+    Raises InputError for a class that the dataset does not have, and for images of another size than its own.
     """
-    sizes = rules["sizes"]
-    real = classes.get(label)
-    n_real = real.n_real if real else 0
-    findings: list[Finding] = []
-    found: dict[str, Metric] = {}
-    rejected: list[str | None] = [None] * len(candidates)
-    scores = copies.none_sought(len(candidates)).table()
-
-    if real is None or n_real < sizes["fewest_real"]:
-        findings.append(
-            ("insufficient-data", f"{n_real} real images, where at least {sizes['fewest_real']} are needed.")
-        )
-    if real is not None and len(candidates):
-        features = extractor(candidates)
-        detector, among_real = copies.fit(real, extractor, rules, seed)
-        copied = detector.find(candidates, features, extractor)
-        scores = copied.table()
-        if len(real.train):
-            found["copies"], finding = verdicts.on_copies(copied, among_real, real.held_out, rules)
-            findings.append(finding)
-        rejected = _first_reasons(copied.reasons, [check(candidates, label) for check in checks])
-        of_real = None
-        if real.held_out:
-            of_real = _first_reasons(
-                among_real.reasons, [check(real.reference.pixels, label) for check in checks]
+    for label, images in candidates.items():
+        dataset.class_index(label)
+        expected = (dataset.resolution, dataset.resolution, 3)
+        if images.shape[1:] != expected or images.dtype != np.uint8:
+            raise InputError(
+                f"The candidates of {label} are {images.dtype} of shape {images.shape}, where uint8 images of "
+                f"{dataset.resolution}×{dataset.resolution}×3 as in {dataset.root} are needed."
             )
-        found["acceptance"] = metrics.acceptance(rejected, of_real, rules)
-        findings.append(verdicts.on_acceptance(found["acceptance"], rejected, rules))
-    left = np.flatnonzero([reason is None for reason in rejected])
-    if len(left) < sizes["fewest_candidates"]:
-        findings.append(
-            (
-                "insufficient-data",
-                f"{len(left)} of {len(candidates)} candidates are left to be judged as a set, where at least "
-                f"{sizes['fewest_candidates']} are needed.",
-            )
-        )
-    if real is not None and n_real >= sizes["fewest_real"] and len(candidates) >= sizes["fewest_candidates"]:
-        before = drawn(len(candidates), sizes["most_candidates"], seed)
-        if len(left) >= sizes["fewest_candidates"]:
-            scored = left[drawn(len(left), sizes["most_candidates"], seed)]
-            found |= _of_set(label, candidates, features, scored, before, real, linear, rules, seed)
-            findings.append(verdicts.on_distance(found["kid"], real, classes, rules))
-            findings += verdicts.on_collapse(found, rules)
-            findings.append(verdicts.on_labels(found["label_agreement"], label, rules))
-            if len(scored) < len(left):
-                findings.append(
-                    ("pass", f"{len(scored)} of {len(left)} candidates, drawn by seed, were scored.")
-                )
-            findings.append(("pass", real.note))
-        else:
-            every = _of_set(label, candidates, features, before, before, real, linear, rules, seed)
-            found |= {name: metric | {"value": None, "ci": None} for name, metric in every.items()}
-
-    verdict = max((level for level, _ in findings), key=SEVERITY.index)
-    return Judgement(
-        label=label,
-        verdict=verdict,
-        reasons=[sentence for _, sentence in sorted(findings, key=lambda f: -SEVERITY.index(f[0]))],
-        n_real=n_real,
-        n_candidates=len(candidates),
-        n_accepted=len(left) if verdict in GOOD else 0,
-        metrics=found,
-        rejected=rejected,
-        scores=scores,
-    )
+    gate = fit_gate(dataset, candidates.keys(), extractor, seed, seen)
+    return {label: gate.judge(label, images) for label, images in candidates.items()}
 
 
 def gate_document(judgements: Mapping[str, Judgement], extractor: FeatureExtractor) -> dict[str, Any]:
@@ -196,28 +238,6 @@ def _blank(images: np.ndarray, label: str) -> list[str | None]:
     """Images that show nothing: hardly any measure of a cell is defined on them, so that no other limit need find them."""
     ranges = np.ptp(images, axis=(1, 2)).max(axis=1, initial=0)
     return [f"blank: its colours vary by {grey} grey levels" if grey < _BLANK else None for grey in ranges]
-
-
-def _of_set(
-    label: str,
-    candidates: np.ndarray,
-    features: np.ndarray,
-    scored: np.ndarray,
-    before: np.ndarray,
-    real: RealClass,
-    linear: probe.Probe | None,
-    rules: Rules,
-    seed: int,
-) -> dict[str, Metric]:
-    """The metrics of the candidates `scored`, and `before` the rejections (indices)."""
-    y, y_before = features[scored], features[before]
-    return {
-        "kid": metrics.distance(y, y_before, real, rules, seed),
-        **metrics.size_dependent(y, y_before, real, rules, seed),
-        "authenticity": metrics.authentic(y, y_before, real, rules),
-        "repeats": metrics.repeated(candidates[scored], candidates[before], real, rules, seed),
-        "label_agreement": metrics.label_agreement(y, y_before, label, linear, rules),
-    }
 
 
 def _linear_probe(classes: Mapping[str, RealClass], rules: Rules, seed: int) -> probe.Probe | None:

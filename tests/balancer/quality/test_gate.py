@@ -17,7 +17,7 @@ from balancer.errors import InputError
 from balancer.files import write_json
 from balancer.quality.features import inception
 from balancer.quality.folders import judge_folders
-from balancer.quality.gate import Judgement, gate_document, judge, judge_candidates, load_rules
+from balancer.quality.gate import Gate, Judgement, gate_document, judge_candidates, load_rules
 from balancer.quality.reference import choose_reference, parted, real_classes
 
 SIZE = 32
@@ -205,7 +205,7 @@ def test_values_before_the_rejections_stand_beside() -> None:
 
     rules = load_rules()
     classes = real_classes(Cells(), ["a"], Pooled(), rules, 0)
-    judged = judge("a", images, classes, None, Pooled(), rules, checks=[is_blue])
+    judged = Gate(classes, None, Pooled(), rules, checks=[is_blue]).judge("a", images)
     assert judged.rejected[100] == "too blue for a" and judged.n_candidates == 160
     metric = judged.metrics
     assert metric["kid"]["value"] < metric["kid"]["margin"] < metric["kid"]["before"]

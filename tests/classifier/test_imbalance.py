@@ -7,7 +7,16 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from classifier.imbalance import LOSSES, SAMPLINGS, Focal, LogitAdjustment, batches, class_weights
+from classifier.imbalance import (
+    LDAM,
+    LOSSES,
+    SAMPLINGS,
+    CrossEntropy,
+    Focal,
+    batches,
+    class_weights,
+    effective_number_weights,
+)
 
 COUNTS = np.array([70, 20, 10])
 LABELS = np.repeat([0, 1, 2], COUNTS)
@@ -29,34 +38,61 @@ def test_class_weights_are_scikit_learns_and_average_to_one() -> None:
     np.testing.assert_allclose(class_weights(np.array([30, 0, 10])), [40 / 60, 0, 2])
 
 
+def test_effective_number_weights_are_cuis() -> None:
+    weights = effective_number_weights(np.array([1000, 50, 0, 5]), beta=0.999)
+    # E_n = (1 − β^n) / (1 − β), the sum of the geometric series 1 + β + … + β^(n−1)
+    effective = np.array([np.sum(0.999 ** np.arange(n)) for n in (1000, 50, 5)])
+    np.testing.assert_allclose(weights[[0, 1, 3]], 3 / effective / (1 / effective).sum())
+    assert weights[2] == 0
+    np.testing.assert_allclose(effective_number_weights(COUNTS, beta=0), [1, 1, 1])
+    inverse = class_weights(COUNTS)
+    np.testing.assert_allclose(
+        effective_number_weights(COUNTS, 1 - 1e-9), 3 * inverse / inverse.sum(), rtol=1e-6
+    )
+
+
+def weighted_mean(
+    loss: CrossEntropy, logits: torch.Tensor, labels: torch.Tensor, progress: float = 0.0
+) -> float:
+    w = loss.weights(labels, progress)
+    return ((w * loss(logits, labels)).sum() / w.sum()).item()
+
+
 def test_losses_equal_their_formulas(batch: tuple[torch.Tensor, torch.Tensor, np.ndarray]) -> None:
     logits, labels, p = batch
-    w = class_weights(COUNTS)[labels.numpy()]
     z, y = logits.double().numpy(), labels.numpy()
-    shares = COUNTS / COUNTS.sum()
+    w, e = class_weights(COUNTS)[y], ((1 - 0.999) / (1 - 0.999**COUNTS))[y]
     # balanced softmax: n_y e^{z_y} / Σ n_k e^{z_k}
     q = COUNTS[y] * np.exp(z[np.arange(16), y]) / (COUNTS * np.exp(z)).sum(1)
+    # LDAM: e^{s(cos − Δ_y)} / (e^{s(cos − Δ_y)} + Σ_{k≠y} e^{s cos}), with z = s cos; Δ of 10 images is ½
+    own = np.exp(z[np.arange(16), y] - 30 * 0.5 * (10 / COUNTS[y]) ** 0.25)
+    m = own / (own + np.exp(z).sum(1) - np.exp(z[np.arange(16), y]))
+    late = ((1 - 0.9999) / (1 - 0.9999**COUNTS))[y]
     expected = {
         "cross-entropy": -np.log(p).mean(),
         "class-weights": -(w * np.log(p)).sum() / w.sum(),
+        "effective-number": -(e * np.log(p)).sum() / e.sum(),
         "focal": -((1 - p) ** 2 * np.log(p)).mean(),
-        "logit-adjustment": -np.log(q).mean(),
+        "balanced-softmax": -np.log(q).mean(),
+        "logit-adjustment": -np.log(p).mean(),
+        "ldam": -np.log(m).mean(),
     }
     assert set(expected) == set(LOSSES)
     for name, value in expected.items():
-        assert LOSSES[name](COUNTS)(logits, labels).item() == pytest.approx(value, rel=1e-5), name
-    tempered = np.exp(z + 0.5 * np.log(shares))
-    value = -np.log(tempered[np.arange(16), y] / tempered.sum(1)).mean()
-    assert LogitAdjustment(COUNTS, tau=0.5)(logits, labels).item() == pytest.approx(value, rel=1e-5)
-    assert Focal(COUNTS, gamma=0)(logits, labels).item() == pytest.approx(-np.log(p).mean(), rel=1e-5)
+        assert weighted_mean(LOSSES[name](COUNTS), logits, labels) == pytest.approx(value, rel=1e-5), name
+    assert weighted_mean(Focal(COUNTS, gamma=0), logits, labels) == pytest.approx(-np.log(p).mean(), rel=1e-5)
+    for progress, value in ((0.79, -np.log(m).mean()), (0.8, -(late * np.log(m)).sum() / late.sum())):
+        assert weighted_mean(LDAM(COUNTS), logits, labels, progress) == pytest.approx(value, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_bear_empty_classes_and_sure_errors(name: str) -> None:
     logits = torch.tensor([[200.0, -200.0, 0.0]], requires_grad=True)
-    loss = LOSSES[name](np.array([5, 5, 0]))(logits, torch.tensor([1]))
-    loss.backward()
-    assert loss.isfinite()
+    loss, labels = LOSSES[name](np.array([5, 5, 0])), torch.tensor([1])
+    value = (loss.weights(labels, 1.0) * loss(logits, labels)).sum()
+    value.backward()
+    assert value.isfinite()
+    assert value > 0
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
 
@@ -74,6 +110,15 @@ def test_balanced_sampling_gives_every_class_and_every_image_its_share() -> None
     times = np.bincount(drawn, minlength=100)
     assert set(times[LABELS == 0]) == {2}
     assert set(times[LABELS == 2]) == {14}
+
+
+def test_square_root_sampling_draws_classes_by_the_root_of_their_size() -> None:
+    labels = np.repeat([0, 2, 3], [900, 100, 25])
+    drawn = np.concatenate(list(islice(batches(labels, 100, "square-root", seed=1), 90)))
+    # of 9000: 30 / 45, 10 / 45 and 5 / 45; five standard deviations
+    assert np.bincount(labels[drawn])[[0, 2, 3]] == pytest.approx([6000, 2000, 1000], abs=5 * 45)
+    times = np.bincount(drawn)
+    assert np.ptp(times[labels == 0]) <= 1 and np.ptp(times[labels == 3]) <= 1
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,14 +25,14 @@ from balancer.errors import InputError, unknown_name
 from balancer.files import new_directory, read_json, refuse_existing, write_csv, write_json, write_text
 from balancer.generators.checkpoints import TrainedGenerator, load_generator
 from balancer.generators.transfer import BUILTIN, builtin
-from balancer.imaging.duplicates import find_copies
 from balancer.progress import note, track
 from balancer.quality.backbones import FeatureFile
 from balancer.quality.features import FeatureExtractor, inception
-from balancer.quality.gate import GOOD, Judgement, gate_document, judge_candidates, load_rules
+from balancer.quality.gate import GOOD, Gate, Judgement, fit_gate, gate_document, load_rules
 from balancer.quality.gate_page import GATE_JSON, GATE_PAGE, render
 from balancer.quality.reference import HELD_OUT, seen_outside_train
 
+_FEWEST_MORE = 16  # candidates made at once
 _WHOLE_CLASS = "the class's verdict is "  # begins the reason of an image that has no defect of its own
 
 
@@ -55,12 +56,19 @@ class Synthesis:
             label: {
                 "verdict": judged.verdict,
                 "reasons": judged.reasons,
+                "n_real": judged.n_real,
                 "n_candidates": judged.n_candidates,
                 "n_written": self.written[label],
             }
             for label, judged in self.judgements.items()
         }
-        return {"out": str(self.out), "source": self.source, "classes": classes}
+        return {
+            "out": str(self.out),
+            "source": self.source,
+            "gate": str(self.out / GATE_JSON),
+            "classes": classes,
+            "advice": self.advice,
+        }
 
 
 def choose_generator(
@@ -138,13 +146,18 @@ def synthesise(
             "These images stem from rendered cells, not from real ones: good for trying out, not for research."
         )
 
-    limit = n * max_candidates
-    candidates = {label: _candidates(generator, data, label, n, limit, truncation, seed) for label in labels}
-    images = {label: made for label, (made, _) in candidates.items()}
-    seen = _seen_outside_train(generator, data)
-    judgements = judge_candidates(data, images, extractor, seed, seen)
+    gate = fit_gate(data, labels, extractor, seed, _seen_outside_train(generator, data))
+    seeds = {label: _seeds(seed, data.class_index(label), n * max_candidates) for label in labels}
+    judged = {
+        label: _judged(generator, gate, label, seeds[label], n, truncation, allow_unverified)
+        for label in labels
+    }
+    images = {label: made for label, (made, _) in judged.items()}
+    judgements = {label: judgement for label, (_, judgement) in judged.items()}
     rows = {
-        label: _rows(generator, judgements[label], *candidates[label], truncation, n, allow_unverified)
+        label: _rows(
+            generator, judgements[label], images[label], seeds[label], truncation, n, allow_unverified
+        )
         for label in labels
     }
     classes: dict[str, dict[str, Any]] = {
@@ -159,18 +172,18 @@ def synthesise(
         }
         for label, table in rows.items()
     }
-    gate = gate_document(judgements, extractor)
+    document = gate_document(judgements, extractor)
     with new_directory(out, overwrite=True) as folder:
         if present is not None:
             shutil.copytree(out, folder, dirs_exist_ok=True)
             classes = present.info["synthesis"] | classes
-            gate["classes"] = present.gate["classes"] | gate["classes"]
+            document["classes"] = present.gate["classes"] | document["classes"]
         for label in labels:
             _write_images(folder, rows[label], images[label], generator)
         _write_tables(folder, list(rows.values()))
         shutil.copy(generator.path / "seen.csv", folder / "seen.csv")
-        write_json(folder / GATE_JSON, gate)
-        write_text(folder / GATE_PAGE, render(gate, _shown(folder), data))
+        write_json(folder / GATE_JSON, document)
+        write_text(folder / GATE_PAGE, render(document, _shown(folder), data))
         write_json(
             folder / "dataset.json",
             {
@@ -200,30 +213,26 @@ def _tuning(data: PreparedDataset) -> str:
 def _advice(
     generator: TrainedGenerator, data: PreparedDataset, judgements: dict[str, Judgement]
 ) -> list[str]:
-    """What may help the classes that did not pass: more candidates where only they were too few, else training."""
+    """What may help the classes that did not pass: more of what they had too little of, else training."""
     sizes = load_rules()["sizes"]
-    few: list[str] = []
-    bad: list[str] = []
-    for label, judged in judgements.items():
-        if judged.verdict not in GOOD:
-            only_few = (
-                judged.verdict == "insufficient-data"
-                and judged.n_real >= sizes["fewest_real"]
-                and judged.rejected.count(None) < sizes["fewest_candidates"]
-            )
-            (few if only_few else bad).append(label)
-    tuning = f"fine-tuning ({_tuning(data)})"
+    helps: dict[str, list[str]] = {}  # what may help, and the classes that it may help
     training = (
-        tuning
+        f"fine-tuning ({_tuning(data)})"
         if _is_builtin(generator)
         else f"a longer training (`balancer train --data {data.root} --init {generator.path} --kimg 20`)"
     )
-    sentences = []
-    if few:
-        sentences.append(f"What may help {' and '.join(few)}: a larger --n, for more candidates to judge.")
-    if bad:
-        sentences.append(f"What may help {' and '.join(bad)}: {training}, more real images.")
-    return sentences
+    for label, judged in judgements.items():
+        if judged.verdict in GOOD:
+            continue
+        what = f"{training}, more real images"
+        if judged.n_real < sizes["fewest_real"]:
+            what = f"more real images ({judged.n_real} are too few to judge by, and to train on)"
+        elif (
+            judged.verdict == "insufficient-data" and judged.rejected.count(None) < sizes["fewest_candidates"]
+        ):
+            what = "a larger --n, for more candidates to judge"
+        helps.setdefault(what, []).append(label)
+    return [f"What may help {' and '.join(some)}: {what}." for what, some in helps.items()]
 
 
 def _is_builtin(generator: TrainedGenerator) -> bool:
@@ -323,31 +332,41 @@ def _set_to_extend(
     return present
 
 
-def _candidates(
+def _seeds(seed: int, index: int, count: int) -> list[int]:
+    """Seeds of the candidates of the class `index`, uint32."""
+    return [int(s) for s in np.random.SeedSequence([seed, index]).generate_state(count, np.uint32)]
+
+
+def _judged(
     generator: TrainedGenerator,
-    data: PreparedDataset,
+    gate: Gate,
     label: str,
+    seeds: list[int],
     n: int,
-    limit: int,
     truncation: float,
-    seed: int,
-) -> tuple[np.ndarray, list[int]]:
-    """Candidates until `n` of them are no copies of train images or `limit` are made, and the seed of each."""
-    train, _ = data.images_of(label, ["train"])
-    root = np.random.SeedSequence([seed, data.class_index(label)])
-    seeds = [int(s) for s in root.generate_state(limit, np.uint32)]
-    images: list[np.ndarray] = []
-    made = fresh = 0
-    while fresh < n and made < limit:
-        chunk = seeds[made : made + min(max(n - fresh, 16), limit - made)]
+    allow_unverified: bool,
+) -> tuple[np.ndarray, Judgement]:
+    """Candidates, one for each of the first `seeds`, and their judgement.
+
+    More are made until `n` of them are not rejected one by one and enough are left to be judged as a set, or the seeds
+    are used up. A class that is bound to be rejected as a whole is given up, unless `allow_unverified` keeps its images.
+    """
+    images = np.empty((0, generator.resolution, generator.resolution, 3), dtype=np.uint8)
+    wanted, sizes = n, gate.rules["sizes"]
+    while True:
+        chunk = seeds[len(images) : len(images) + max(wanted, _FEWEST_MORE)]
         parts = [
             generator.generate(label, chunk[i : i + 64], truncation)
             for i in track(range(0, len(chunk), 64), f"Generating {label}")
         ]
-        images += parts
-        made += len(chunk)
-        fresh += sum(int((find_copies(part, train)[0] < 0).sum()) for part in parts)
-    return np.concatenate(images), seeds[:made]
+        images = np.concatenate([images, *parts])
+        judgement = gate.judge(label, images)
+        left = judgement.rejected.count(None)
+        wanted = max(n, sizes["fewest_candidates"]) - left
+        hopeless = judgement.verdict == "fail" or judgement.n_real < sizes["fewest_real"]
+        if wanted <= 0 or len(images) == len(seeds) or (hopeless and not allow_unverified):
+            return images, judgement
+        wanted = math.ceil(wanted * len(images) / max(left, 1))  # at the share that was accepted so far
 
 
 def _rows(
@@ -365,7 +384,7 @@ def _rows(
     """
     label = judgement.label
     table = judgement.scores.reset_index(drop=True)
-    table["index"] = range(len(seeds))
+    table["index"] = range(len(images))
     table["reason"] = judgement.rejected
     accepted = table["reason"].isna()
     table = table[~accepted | (accepted.cumsum() <= n)]

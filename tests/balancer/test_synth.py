@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -39,13 +39,14 @@ class MeanColours:
 
 @dataclass
 class Replaying:
-    """A "generator" that gives stored images of the class, chosen by seed; every third a train image if copying."""
+    """A "generator" that gives stored images of the class, chosen by seed; every third a train image if copying, or blank."""
 
     data: dict
     images: dict
     train: dict
     path: object
     copying: bool = False
+    blank: bool = False
     sha256: str = "f" * 64
     resolution: int = 32
     info: dict = field(default_factory=lambda: {"known": ["a", "b"], "generator": "replaying", "kimg": 0})
@@ -57,7 +58,10 @@ class Replaying:
                 self.train[label][s % 20] if s % 3 == 0 else x for s, x in zip(seeds, chosen, strict=True)
             ]
         noise = [np.random.default_rng(seed).normal(0, 3, chosen[0].shape) for seed in seeds]
-        return np.stack([x + e for x, e in zip(chosen, noise, strict=True)]).clip(0, 255).astype(np.uint8)
+        made = np.stack([x + e for x, e in zip(chosen, noise, strict=True)]).clip(0, 255).astype(np.uint8)
+        if self.blank:
+            made[np.array(seeds) % 3 == 0] = 200
+        return made
 
 
 @pytest.fixture
@@ -95,6 +99,24 @@ def test_copies_are_rejected_one_by_one_and_made_up_for(setting):
     assert sorted(p.name for p in (result.out / "rejected/a").iterdir()) == sorted(
         name.split("/")[1] for name in rejected["file_name"]
     )
+
+
+def test_defective_images_are_made_up_for(setting):
+    generator, run = setting
+    generator.blank = True
+    result = run(n=40)
+    judged = result.judgements["a"]
+    assert result.written["a"] == 40 and judged.n_candidates > 55
+    assert sum("blank" in (reason or "") for reason in judged.rejected) > 10
+
+
+def test_a_class_that_fails_is_given_up(setting):
+    generator, run = setting
+    generator.images["a"] = generator.images["b"]
+    generator.blank = True
+    assert run().judgements["a"].n_candidates == 40
+    kept = run(overwrite=True, allow_unverified=True)
+    assert kept.judgements["a"].n_candidates > 40
 
 
 def test_what_the_generator_saw_outside_train_is_no_reference(setting, monkeypatch):
@@ -155,6 +177,14 @@ def test_what_may_help_depends_on_what_was_wrong(setting, monkeypatch):
     monkeypatch.setattr(synth, "_check_fit", lambda *args: None)
     (sentence,) = run(overwrite=True).advice
     assert "balancer train --init builtin --data" in sentence and str(generator.path) not in sentence
+
+
+def test_nothing_but_real_images_helps_where_they_are_too_few(setting):
+    generator, run = setting
+    few = replace(run(n=12).judgements["a"], verdict="insufficient-data", n_real=9)
+    data = PreparedDataset.load(generator.data["path"])
+    (sentence,) = synth._advice(generator, data, {"a": few})
+    assert sentence == "What may help a: more real images (9 are too few to judge by, and to train on)."
 
 
 def test_a_class_that_the_data_lack_is_refused_with_the_dataset_s_classes(setting):

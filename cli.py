@@ -72,6 +72,15 @@ class Assignment(click.ParamType):
         return label, int(number)
 
 
+class Names(click.ParamType):
+    """NAME,NAME…: a tuple of names."""
+
+    name = "NAMES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(",") if name.strip())
+
+
 def options(*decorators: Callable) -> Callable:
     """Several click options as one decorator, in reading order."""
 
@@ -102,7 +111,7 @@ training_options = options(
     click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Images per update."),
     click.option("--lr",         "learning_rate", type=POSITIVE, default=2e-3, show_default=True, help="Learning rate."),
     click.option("--augment",    "augmentation", metavar="NAME", default="flips", show_default=True, help="none, flips, or stain: flips, and stains that vary."),
-    click.option("--clahe",      is_flag=True, help="Equalise the local contrast of every image, in prediction too."),
+    click.option("--preprocess", "preprocessing", type=Names(), default="", help="By comma and in this order, in prediction too: crop (to the cell), reinhard or macenko (colours of the train images), clahe (local contrast), background (removed)."),
     seed_option,
 )  # fmt: skip
 

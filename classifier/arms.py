@@ -29,19 +29,21 @@ class Arm:
         self, data: PreparedDataset, synthetic: Sequence[SyntheticSet]
     ) -> tuple[ImageStore, np.ndarray]:
         """The images to train on, and their class indices, int64."""
-        paths, labels = data.paths("train"), [data.labels("train")]
+        paths, masks, labels = data.paths("train"), data.mask_paths("train"), [data.labels("train")]
         if self.adds == "synthetic":
             for images in synthetic:
                 paths += images.paths()
+                masks += [None] * len(images.table)
                 labels.append(
                     np.array([data.class_index(label) for label in images.table["label"]], dtype=np.int64)
                 )
         if self.adds == "heldout":
             usable = np.flatnonzero(usable_heldout(data))
-            held = data.paths("heldout")
+            held, held_masks = data.paths("heldout"), data.mask_paths("heldout")
             paths += [held[i] for i in usable]
+            masks += [held_masks[i] for i in usable]
             labels.append(data.labels("heldout")[usable])
-        return ImageStore(paths, data.resolution), np.concatenate(labels)
+        return ImageStore(paths, data.resolution, masks), np.concatenate(labels)
 
 
 def usable_heldout(data: PreparedDataset) -> np.ndarray:

@@ -55,7 +55,7 @@ def load_run(run: Path) -> ClassifierRun:
         classes, resolution = tuple(config["classes"]), int(config["resolution"])
         network = create_model(config["arch"], len(classes), resolution, config["size"])
         network.load_state_dict(safetensors.torch.load_file(path))
-        transform = Transform(**config["transform"])
+        transform = Transform.from_json(config["transform"])
     except InputError:
         raise
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -114,7 +114,7 @@ def compare(
         "arms": {name: asdict(arm) for name, arm in plan.items()},
         "seeds": all_seeds,
         "margin": margin,
-        "config": asdict(config),
+        "config": asdict(config) | {"preprocessing": list(config.preprocessing)},
     }
     predictions = pd.concat(tables, ignore_index=True)
     (out / "report.json").unlink(missing_ok=True)

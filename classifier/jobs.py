@@ -16,7 +16,7 @@ import numpy as np
 
 from balancer.data import ImageStore
 from balancer.files import new_directory, read_json, write_json
-from balancer.imaging import stain
+from balancer.imaging import crop, segmentation, stain
 
 _RECORD = "job.json"
 _CHUNK = 1024  # images hashed at a time
@@ -63,10 +63,13 @@ def remove_stale(cache_folder: Path, kind: str, used: Collection[Path]) -> None:
 
 
 def digest(images: ImageStore, labels: np.ndarray) -> str:
-    """SHA-256 (hex) over pixels, resolution, order and labels: what a training sees of a set of images."""
+    """SHA-256 (hex) over pixels, masks, resolution, order and labels: what a training sees of a set of images."""
     state = hashlib.sha256(np.asarray([len(images), images.resolution], dtype=np.int64).tobytes())
     for start in range(0, len(images), _CHUNK):
         state.update(images[start : start + _CHUNK].tobytes())
+    for i, mask in enumerate(images.mask_paths):
+        if mask is not None:
+            state.update(f"{i}".encode() + mask.read_bytes())
     state.update(np.asarray(labels, dtype=np.int64).tobytes())
     return state.hexdigest()
 
@@ -77,7 +80,7 @@ def code_version() -> str:
     folder = Path(__file__).parent
     names = ("arms", "imbalance", "training", "transforms")
     sources = [folder / f"{name}.py" for name in names] + sorted((folder / "models").glob("*.py"))
-    sources.append(Path(stain.__file__))  # augmentation and CLAHE
+    sources += [Path(str(module.__file__)) for module in (stain, crop, segmentation)]  # preprocessing
     state = hashlib.sha256()
     for source in sources:
         state.update(source.read_bytes())

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import timm.optim
@@ -21,18 +20,10 @@ from classifier import evaluation
 from classifier.imbalance import LOSSES, SAMPLINGS, batches
 from classifier.models import available, create_model
 from classifier.models.classifier import Classifier
-from classifier.transforms import AUGMENTATIONS, Transform
+from classifier.transforms import AUGMENTATIONS, Images, Prepared, Transform, preprocessing_steps
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 ENOUGH_TO_SELECT = 10  # validation images of every class, below which a macro-F1 is too noisy to choose by
-
-
-class Images(Protocol):
-    """uint8 N×R×R×3 in [0, 255]: a NumPy array, or a `balancer.data.ImageStore`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, indices: Any, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class TrainingConfig:
     loss: str = "cross-entropy"
     sampling: str = "natural"
     augmentation: str = "flips"
-    clahe: bool = False  # local contrast equalised before the network, in training and prediction alike
+    preprocessing: tuple[str, ...] = ()  # of `transforms.PREPROCESSING`, in training and prediction alike
     evaluations: int = 5  # how many times validation is looked at, evenly, the last time after the last step
     precision: str = "auto"  # bfloat16 where the processor computes in it, else float32
     seed: int = 0
@@ -66,6 +57,7 @@ class TrainingConfig:
         ):
             if value not in known:
                 raise unknown_name(kind, value, known)
+        object.__setattr__(self, "preprocessing", preprocessing_steps(self.preprocessing))
         for name, least in (("steps", 1), ("batch_size", 2), ("evaluations", 1)):  # batch norm needs two
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
@@ -127,7 +119,9 @@ def fit(
 
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = build(config, classes, train[np.arange(1)].shape[1]).to(device)
+        transform = Transform(config.augmentation, config.preprocessing).fitted(train)
+        train, validation = Prepared(train, transform), Prepared(validation, transform)
+        model = build(config, classes, train[np.arange(1)].shape[1], transform).to(device)
         optimizer = torch.optim.AdamW(
             timm.optim.param_groups_weight_decay(model, config.weight_decay), lr=config.learning_rate
         )
@@ -142,7 +136,9 @@ def fit(
             model.train()
             with autocast(device, config.precision):
                 logits = model(pixels)
-            loss = criterion(logits, torch.from_numpy(train_labels[indices]).to(device))
+            labels = torch.from_numpy(train_labels[indices]).to(device)
+            weights = criterion.weights(labels, (step - 1) / config.steps)
+            loss = (weights * criterion(logits, labels)).sum() / weights.sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -166,16 +162,16 @@ def fit(
             key = (metrics["validation_macro_f1"], -metrics["validation_loss"])
             if not select or key > best_key:
                 best_step, best_key, best_state = step, key, copy.deepcopy(model.state_dict())
+    for name, images in (("train", train), ("validation", validation)):
+        images.say_what_is_left(name)
     model.load_state_dict(best_state)
     return Fitted(model.eval(), history, best_step, predict_probabilities(model, validation))
 
 
-def build(config: TrainingConfig, classes: int, resolution: int) -> Classifier:
+def build(config: TrainingConfig, classes: int, resolution: int, transform: Transform) -> Classifier:
     """The untrained network that `config` names, behind its transform."""
     network = create_model(config.arch, classes, resolution, config.size, config.pretrained)
-    return Classifier(
-        network.to(memory_format=torch.channels_last), Transform(config.augmentation, config.clahe)
-    )
+    return Classifier(network.to(memory_format=torch.channels_last), transform)
 
 
 def learning_rate_factor(config: TrainingConfig, step: int) -> float:
@@ -205,8 +201,10 @@ def predict_probabilities(
 ) -> np.ndarray:
     """Softmax probabilities, float32 N×K, in the order of `images`; the model's mode is left as it was.
 
-    `device` is where the model is by default. In float32 by default, so that other machines agree.
+    `images` are prepared by the model's transform, unless they are `Prepared`. `device` is where the model is by
+    default. In float32 by default, so that other machines agree.
     """
+    prepared = images if isinstance(images, Prepared) else Prepared(images, model.transform)
     device = torch.device(device) if device else next(model.parameters()).device
     model.to(device)
     was_training = model.training
@@ -215,7 +213,7 @@ def predict_probabilities(
     with torch.inference_mode(), autocast(device, precision):
         for start in range(0, len(images), batch_size):
             indices = np.arange(start, min(start + batch_size, len(images)))
-            pixels = torch.from_numpy(images[indices]).to(device)
+            pixels = torch.from_numpy(prepared[indices]).to(device)
             probabilities.append(model(pixels).softmax(dim=1).cpu().numpy())
     model.train(was_training)
     return np.concatenate(probabilities)

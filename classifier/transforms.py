@@ -1,49 +1,253 @@
-"""Augmentation and normalisation of images in batches, saved with the weights."""
+"""What happens to pixels before a network sees them, saved with the weights.
+
+Three steps: `Transform.prepare`, once for each image and the same in training, evaluation and prediction;
+`Transform.augment`, in training alone; `Transform.normalise`, which makes them the network's input.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from balancer.errors import unknown_name
+from balancer.data.decode import make_square
+from balancer.data.images import IN_MEMORY_BYTES
+from balancer.data.wording import number
+from balancer.errors import InputError, unknown_name
 from balancer.imaging import stain
+from balancer.imaging.crop import Box, crop
+from balancer.imaging.masks import CYTOPLASM, NUCLEUS
+from balancer.imaging.segmentation import segment
+from balancer.progress import note
 
+PREPROCESSING = ("crop", "reinhard", "macenko", "clahe", "background")  # in the order in which they are done
+_TO_REFERENCE = ("reinhard", "macenko")  # normalised to the train images
+_REFERENCE_IMAGES = 512  # train images, evenly over all, that a reference is the median of
+_MARGIN = 1.2  # side of a crop over the longer side of its cell
+_REMOVED = 0  # what background becomes: black, which brightness and contrast leave as it is
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _SHIFT = 1 / 16  # of the side, each way
 
 
+class Images(Protocol):
+    """uint8 N×R×R×3 in [0, 255]: a NumPy array, or a `balancer.data.ImageStore`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Any, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Transform:
-    """What happens to pixels before a network sees them; `augmentation` applies to training alone."""
+    """What happens to pixels before a network sees them; `augmentation` applies to training alone.
+
+    `preprocessing`: names of `PREPROCESSING`, in whatever order they are given done in that one: `crop` to the cell,
+    colours brought to those of the train images (`reinhard` or `macenko`, whose `references` `fitted` measures),
+    `clahe`, and `background` removed. `mask` appends where nucleus and cytoplasm are, for networks that read it.
+    """
 
     augmentation: str = "flips"
-    clahe: bool = (
-        False  # equalise local contrast (`balancer.imaging.stain.clahe`), in training and ever after
-    )
+    preprocessing: tuple[str, ...] = ()
+    mask: bool = False
+    references: Mapping[str, stain.Reference] = field(default_factory=dict)
     mean: tuple[float, ...] = _IMAGENET_MEAN  # of intensities in [0, 1], red, green, blue
     std: tuple[float, ...] = _IMAGENET_STD
 
     def __post_init__(self) -> None:
         if self.augmentation not in AUGMENTATIONS:
             raise unknown_name("augmentation", self.augmentation, AUGMENTATIONS)
+        object.__setattr__(self, "preprocessing", preprocessing_steps(self.preprocessing))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Transform:
+        """The transform that `dataclasses.asdict` described; of weights of before there was `preprocessing`, too."""
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if known.pop("clahe", False):
+            known["preprocessing"] = ("clahe",)
+        return cls(**known)
+
+    def fitted(self, train: Images) -> Transform:
+        """This transform with the references of its stain normalisation, measured on the train images.
+
+        Raises InputError when in no train image the stains can be seen.
+        """
+        references = {}
+        for name in self.preprocessing:
+            if name in _TO_REFERENCE:
+                before = replace(self, preprocessing=self.preprocessing[: self.preprocessing.index(name)])
+                chosen = np.unique(np.linspace(0, len(train) - 1, _REFERENCE_IMAGES).astype(int))
+                references[name] = stain.reference_of(name, before.prepare(train[chosen])[..., :3])
+        return replace(self, references=references)
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether `prepare` does anything."""
+        return bool(self.preprocessing) or self.mask
+
+    @property
+    def segments(self) -> bool:
+        """Whether `prepare` needs to know where the cell is."""
+        return self.mask or "crop" in self.preprocessing or "background" in self.preprocessing
+
+    def prepare(
+        self,
+        pixels: np.ndarray,
+        masks: Sequence[np.ndarray | None] | None = None,
+        left: Counter[str] | None = None,
+    ) -> np.ndarray:
+        """What is done once for each image: uint8 N×R×R×3 → uint8 N×R×R×3, or ×4 with `mask`; deterministic.
+
+        `masks`: uint8 R×R for each image (255 nucleus, 128 cytoplasm, 0 elsewhere), None where it is not known; it is
+        then found by `segment`, and so it is where a given mask does not have both nucleus and cytoplasm and no other
+        level. What cannot be done for an image, its cell or its stains not being found, leaves it as it is and is counted
+        in `left` by the reason. Raises InputError for images or masks of another shape or type.
+        """
+        if (
+            pixels.dtype != np.uint8
+            or pixels.ndim != 4
+            or pixels.shape[1] != pixels.shape[2]
+            or pixels.shape[3] != 3
+        ):
+            raise InputError(
+                f"Images to prepare are uint8 N×R×R×3; these are {pixels.dtype} {'×'.join(map(str, pixels.shape))}."
+            )
+        if not self.changes_pixels:
+            return pixels
+        left = Counter() if left is None else left
+        located = _located(pixels, masks) if self.segments else [None] * len(pixels)
+        prepared = np.empty((*pixels.shape[:3], 3 + self.mask), np.uint8)
+        for i, (image, mask) in enumerate(zip(pixels, located, strict=True)):
+            if mask is not None and not mask.any():
+                left["no cell was found"] += 1
+            for name in self.preprocessing:
+                image, mask = self._step(name, image, mask, left)
+            prepared[i, ..., :3] = image
+            if self.mask:
+                prepared[i, ..., 3] = mask
+        return prepared
+
+    def _step(
+        self, name: str, image: np.ndarray, mask: np.ndarray | None, left: Counter[str]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if name in ("crop", "background"):
+            assert mask is not None
+            if not mask.any():
+                return image, mask
+            return _to_cell(image, mask) if name == "crop" else (_without_background(image, mask), mask)
+        try:
+            return stain.normalise(name, image, self.references.get(name, {})), mask
+        except InputError:
+            left[f"the stains that {name} normalises were not found"] += 1
+            return image, mask
 
     def augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Vary a batch uint8 B×R×R×3; same shape and type. `generator` is of the pixels' device."""
+        """Vary a prepared batch uint8 B×R×R×C; same shape and type. `generator` is of the pixels' device."""
         return AUGMENTATIONS[self.augmentation](pixels, generator)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 B×R×R×3 in [0, 255] → float32 B×3×R×R (channels_last in memory), (x / 255 − mean) / std."""
-        if self.clahe:
-            pixels = torch.from_numpy(np.stack([stain.clahe(x) for x in pixels.cpu().numpy()])).to(
-                pixels.device
-            )
-        scale = torch.tensor(self.std, device=pixels.device) * 255
-        offset = torch.tensor(self.mean, device=pixels.device) * 255
+        """Prepared uint8 B×R×R×C → float32 B×C×R×R (channels_last in memory): (x / 255 − mean) / std, a mask x / 255."""
+        extra = pixels.shape[3] - 3
+        scale = torch.tensor((*self.std, *[1.0] * extra), device=pixels.device) * 255
+        offset = torch.tensor((*self.mean, *[0.0] * extra), device=pixels.device) * 255
         return ((pixels.float() - offset) / scale).permute(0, 3, 1, 2)
+
+
+def preprocessing_steps(names: Iterable[str]) -> tuple[str, ...]:
+    """The names in the order of `PREPROCESSING`, each once; InputError for one that does not exist, and for two stains."""
+    names = tuple(names)
+    for name in names:
+        if name not in PREPROCESSING:
+            raise unknown_name("preprocessing", name, PREPROCESSING)
+    if set(_TO_REFERENCE) <= set(names):
+        raise InputError("The preprocessing reinhard and macenko both normalise the stain; give one of them.")
+    return tuple(name for name in PREPROCESSING if name in names)
+
+
+def _located(pixels: np.ndarray, masks: Sequence[np.ndarray | None] | None) -> list[np.ndarray]:
+    """Where nucleus and cytoplasm are: a mask R×R for each image, given or segmented."""
+    found: list[np.ndarray | None] = [None] * len(pixels)
+    if masks is not None:
+        if len(masks) != len(pixels):
+            raise InputError(f"There are {len(masks)} masks for {len(pixels)} images.")
+        for i, mask in enumerate(masks):
+            if mask is not None and (mask.dtype != np.uint8 or mask.shape != pixels.shape[1:3]):
+                raise InputError(
+                    f"A mask is {mask.dtype} {'×'.join(map(str, mask.shape))}, where its image has "
+                    f"{'×'.join(map(str, pixels.shape[1:3]))} pixels; give masks of 8 bits and of the images' size."
+                )
+            if mask is not None and {CYTOPLASM, NUCLEUS} <= set(np.unique(mask)) <= {0, CYTOPLASM, NUCLEUS}:
+                found[i] = mask
+    unknown = [i for i, mask in enumerate(found) if mask is None]
+    for i, one in zip(unknown, segment([pixels[i] for i in unknown]), strict=True):
+        found[i] = one.mask
+    return [mask for mask in found if mask is not None]
+
+
+def _to_cell(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The square around the cell, `_MARGIN` times its longer side, enlarged to the image's size: both, uint8."""
+    side = image.shape[0]
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+    wide = min(max(height, width) * _MARGIN, side)
+    box = Box((columns[0] + columns[-1] + 1 - wide) / 2, (rows[0] + rows[-1] + 1 - wide) / 2, wide, wide)
+    inside = box.clipped(side, side)
+    assert inside is not None
+    return make_square(crop(image, inside), side), make_square(crop(mask, inside), side, nearest=True)
+
+
+def _without_background(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask[..., None] > 0, image, np.uint8(_REMOVED))
+
+
+class Prepared:
+    """Images behind a transform's `prepare`, indexed like an array: uint8 N×R×R×C.
+
+    Each image is prepared when it is first asked for and kept, where all of them take up to 2 GiB; else at each access.
+    Masks are taken from `images.masks(indices)` where the images have that method. What could not be done is counted in `left`.
+    """
+
+    def __init__(self, images: Images, transform: Transform) -> None:
+        self.images, self.transform = images, transform
+        self.left: Counter[str] = Counter()
+        self._known = np.zeros(len(images), bool)
+        self._kept: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: Any, /) -> np.ndarray:
+        if not self.transform.changes_pixels:
+            return self.images[indices]
+        chosen = np.arange(len(self))[indices]
+        if self._kept is None:
+            first = self._prepare(chosen)
+            if first[:1].nbytes * len(self) > IN_MEMORY_BYTES:
+                return first
+            self._kept = np.empty((len(self), *first.shape[1:]), np.uint8)
+            self._kept[chosen], self._known[chosen] = first, True
+        missing = np.unique(chosen[~self._known[chosen]])
+        if len(missing):
+            self._kept[missing] = self._prepare(missing)
+            self._known[missing] = True
+        return self._kept[chosen]
+
+    def _prepare(self, indices: np.ndarray) -> np.ndarray:
+        masks = getattr(self.images, "masks", None)
+        return self.transform.prepare(self.images[indices], masks and masks(indices), self.left)
+
+    def say_what_is_left(self, what: str) -> None:
+        """Tell the user, in one note, for how many images something could not be done; `what`: "train", say."""
+        if self.left:
+            counts = ", ".join(f"{n} where {reason}" for reason, n in self.left.most_common())
+            note(
+                f"Of the {number(len(self), f'{what} image', f'{what} images')} some stay as they are in part: {counts}."
+            )
 
 
 def unchanged(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -87,8 +291,9 @@ def varied_stain(pixels: Tensor, generator: torch.Generator) -> Tensor:
     n, device = len(pixels), pixels.device
     drawn = torch.rand(2, n, 3, generator=generator, device=device, dtype=torch.float64).cpu().numpy()
     stretch, shift = stain.HED_LIGHT * (2 * drawn - 1)
-    varied = stain.vary(flips(pixels, generator).cpu().numpy(), 1 + stretch, shift)
-    return torch.from_numpy(varied).to(device)
+    flipped = flips(pixels, generator)
+    varied = stain.vary(flipped[..., :3].cpu().numpy(), 1 + stretch, shift)
+    return torch.cat([torch.from_numpy(varied).to(device), flipped[..., 3:]], dim=3)
 
 
 AUGMENTATIONS = {"none": unchanged, "flips": flips, "stain": varied_stain}

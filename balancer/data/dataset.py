@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from balancer.data.images import ImageStore
+from balancer.data.sources import MASKS
 from balancer.errors import InputError, unknown_name
 from balancer.files import read_json
 
@@ -116,6 +117,13 @@ class PreparedDataset:
         """Image paths in the order of `tables[split]`."""
         return [self.root / split / name for name in self.tables[split]["file_name"]]
 
+    def mask_paths(self, split: str) -> list[Path | None]:
+        """Paths of the masks in the order of `tables[split]`, None for an image without one."""
+        masks = self.root / MASKS / split
+        known = masks.is_dir()
+        paths = [masks / name for name in self.tables[split]["file_name"]]
+        return [path if known and path.is_file() else None for path in paths]
+
     def labels(self, split: str) -> np.ndarray:
         """Class indices, int64, in the order of `tables[split]`."""
         index = {label: i for i, label in enumerate(self.classes)}
@@ -123,7 +131,7 @@ class PreparedDataset:
 
     def images(self, split: str) -> ImageStore:
         """The split's images in the order of `tables[split]`."""
-        return ImageStore(self.paths(split), self.resolution)
+        return ImageStore(self.paths(split), self.resolution, self.mask_paths(split))
 
     def images_of(self, label: str, splits: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
         """All images of one class in the given splits: uint8 N×R×R×3, and their rows with a column `split`."""

@@ -35,9 +35,12 @@ class ImageStore:
     Sets of up to 2 GiB are decoded once and kept; larger ones are decoded at each access by a pool of threads.
     """
 
-    def __init__(self, paths: Sequence[Path], resolution: int) -> None:
+    def __init__(
+        self, paths: Sequence[Path], resolution: int, mask_paths: Sequence[Path | None] | None = None
+    ) -> None:
         self.paths = [Path(path) for path in paths]
         self.resolution = resolution
+        self.mask_paths = mask_paths if mask_paths is not None else [None] * len(self.paths)
         self._pixels: np.ndarray | None = None
         if len(self.paths) * resolution * resolution * 3 <= IN_MEMORY_BYTES:
             self._pixels = self._read(range(len(self.paths)))
@@ -61,6 +64,21 @@ class ImageStore:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def masks(self, indices: np.ndarray | Sequence[int]) -> list[np.ndarray | None]:
+        """The masks of these images, uint8 R×R, None where there is none; InputError for one of another size."""
+        return [self._read_mask(self.mask_paths[i]) for i in indices]
+
+    def _read_mask(self, path: Path | None) -> np.ndarray | None:
+        if path is None:
+            return None
+        mask = read_prepared_image(path)[..., 0]
+        if mask.shape != (self.resolution, self.resolution):
+            raise InputError(
+                f"{path} is {mask.shape[1]}×{mask.shape[0]} where {self.resolution}×{self.resolution}, the size of "
+                "its image, was expected; remove it or make the folder again."
+            )
+        return mask
 
     def __getitem__(self, indices: np.ndarray | Sequence[int] | slice) -> np.ndarray:
         if self._pixels is not None:

@@ -173,7 +173,7 @@ def reference_of(name: str, images: Iterable[np.ndarray]) -> Reference:
             continue
     if not found:
         raise InputError(
-            f"In no train image can the stains be seen that {name} normalises; leave --stain {name} out."
+            f"In no train image can the stains be seen that {name} normalises; leave {name} out."
         )
     medians = {key: np.median([one[key] for one in found], axis=0) for key in found[0]}
     if "stains" in medians:

@@ -8,7 +8,7 @@ from classifier.transforms import Transform
 
 
 class Classifier(nn.Module):
-    """Pixels uint8 B×R×R×3 in [0, 255] → logits float32 B×classes.
+    """Prepared pixels uint8 B×R×R×C in [0, 255] (`Transform.prepare`) → logits float32 B×classes.
 
     The normalisation travels with the weights, so that training, evaluation and prediction cannot differ.
     """

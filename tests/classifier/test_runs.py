@@ -239,9 +239,11 @@ def test_files_are_brought_to_the_scale_and_stain_that_the_data_were(
     smear.write_source(tmp_path / "source", {"lymphocyte": 40, "neutrophil": 40}, 48, seed=0)
     prepare(tmp_path / "source", tmp_path / "data", resolution=32, to_um_per_pixel=0.6, stain="macenko")
     data = PreparedDataset.load(tmp_path / "data")
-    run = load_run(train_run(data, [], replace(QUICK, clahe=True, augmentation="stain"), tmp_path / "run"))
+    run = load_run(
+        train_run(data, [], replace(QUICK, preprocessing=("clahe",), augmentation="stain"), tmp_path / "run")
+    )
     assert run.config["to_um_per_pixel"] == 0.6 and run.config["stain"] == data.info["stain"]
-    assert run.model.transform.clahe
+    assert run.model.transform.preprocessing == ("clahe",)
     expected = predict_probabilities(run.model, data.images("test"))
     files = [tmp_path / "source" / name for name in data.tables["test"]["source_file"]]
     with pytest.raises(InputError, match="give the scale of these files with --um-per-pixel"):

@@ -15,6 +15,8 @@ Three steps, each on what the one before leaves:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 from scipy.ndimage import center_of_mass, gaussian_filter, label, map_coordinates
@@ -57,6 +59,17 @@ _COARSE, _FINE = _disc(15), _disc(31)
 _PIXELS = np.indices((SIDE, SIDE), dtype=np.float32).reshape(2, -1).T
 
 
+class Look(NamedTuple):
+    """Images and their A anchors, row by row."""
+
+    shown: np.ndarray  # what `pictures` gives, uint8 N×64×64×2
+    mid: np.ndarray  # the mid band of the images, float16 N×64×64
+    anchor: np.ndarray  # float32 A×4
+    rings: np.ndarray  # float32 A×12×32
+    bands: np.ndarray  # complex64 A×12×17, angular Fourier coefficients of the band-passed rings
+    owner: np.ndarray  # int64 A, the image of each anchor
+
+
 def pictures(images: np.ndarray) -> np.ndarray:
     """What cells are compared by: uint8 N×R×R×3 in [0, 255] to uint8 N×64×64×2, luminance and red."""
     small = np.empty((len(images), SIDE, SIDE, 2), dtype=np.uint8)
@@ -97,29 +110,61 @@ def same_cell_pairs(shown: np.ndarray) -> list[tuple[int, int]]:
     `shown` is what `pictures` gives, uint8 N×64×64×2. Returns (i, j) with i < j, sorted. Images of one colour, and
     those without anything dark, match nothing.
     """
-    owner, anchor, rings, bands, mid = _look(shown)
-    if not len(owner):
+    seen = look(shown)
+    if not len(seen.owner):
         return []
-    first, second = _neighbours(_describe(rings), anchor[:, 3], owner)
-    found: set[tuple[int, int]] = set()
+    described = _describe(seen.rings)
+    first, second = _nearest(described, seen, described, seen)
+    pairs = np.sort(np.stack([first, second], axis=1), axis=1)
+    pairs = np.unique(pairs[seen.owner[pairs[:, 0]] != seen.owner[pairs[:, 1]]], axis=0)
+    a, b, _ = _same(seen, pairs[:, 0], pairs[:, 1])
+    found = np.sort(np.stack([seen.owner[a], seen.owner[b]], axis=1), axis=1)
+    return sorted({(i, j) for i, j in found.tolist()})
+
+
+def same_cell_in(candidates: Look, known: Look) -> np.ndarray:
+    """Find, for each candidate, the known image that shows the same cell, as `same_cell_pairs` does within a set.
+
+    Of several the one that is most alike round the cell. Returns int64 N, the index of the known image or -1.
+    """
+    index = np.full(len(candidates.shown), -1, dtype=np.int64)
+    if not len(candidates.owner) or not len(known.owner):
+        return index
+    split = len(known.owner)
+    both = Look(
+        shown=np.concatenate([known.shown, candidates.shown]),
+        mid=np.concatenate([known.mid, candidates.mid]),
+        anchor=np.concatenate([known.anchor, candidates.anchor]),
+        rings=np.concatenate([known.rings, candidates.rings]),
+        bands=np.concatenate([known.bands, candidates.bands]),
+        owner=np.concatenate([known.owner, candidates.owner + len(known.shown)]),
+    )
+    described = _describe(both.rings)
+    second, first = _nearest(described[split:], candidates, described[:split], known)
+    a, b, likely = _same(both, first, second + split)
+    order = np.argsort(likely, kind="stable")  # the likeliest is written last
+    index[both.owner[b[order]] - len(known.shown)] = both.owner[a[order]]
+    return index
+
+
+def _same(seen: Look, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of pairs of anchors (int64 each) those that show the same cell, and how alike their rings are, float32."""
+    kept = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))]
     for start in track(range(0, len(first), _CHUNK * 16), "Comparing cells"):
         a, b = first[start : start + _CHUNK * 16], second[start : start + _CHUNK * 16]
-        likely, turn, mirrored = _turns(bands[a], bands[b])
-        scale = anchor[b, 2] / anchor[a, 2]
+        likely, turn, mirrored = _turns(seen.bands[a], seen.bands[b])
+        scale = seen.anchor[b, 2] / seen.anchor[a, 2]
         near = (likely >= _LIKELY) & (np.maximum(scale, 1 / scale) <= _SCALES)
-        a, b, turn, mirrored = a[near], b[near], turn[near], mirrored[near]
+        a, b, likely, turn, mirrored = a[near], b[near], likely[near], turn[near], mirrored[near]
         for part in (slice(k, k + _CHUNK) for k in range(0, len(a), _CHUNK)):
-            same = _confirmed(shown, mid, owner, anchor, a[part], b[part], turn[part], mirrored[part])
-            found |= {
-                (min(i, j), max(i, j))
-                for i, j in zip(owner[a[part][same]].tolist(), owner[b[part][same]].tolist(), strict=True)
-            }
-    return sorted(found)
+            same = _confirmed(seen, a[part], b[part], turn[part], mirrored[part])
+            kept.append((a[part][same], b[part][same], likely[part][same]))
+    first, second, likely = (np.concatenate(column) for column in zip(*kept, strict=True))
+    return first, second, likely
 
 
-def _look(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Anchors of all images: owner int64 A, anchor float32 A×4, rings float32 A×12×32, bands (complex64, the angular
-    Fourier coefficients of the band-passed rings); and the mid band of the images, float16 N×64×64."""
+def look(shown: np.ndarray) -> Look:
+    """Lay anchors in all images; `shown` is what `pictures` gives."""
     owner, anchor, rings = [np.empty(0, dtype=np.int64)], [anchors(np.zeros((SIDE, SIDE), np.uint8))], []
     rings.append(np.empty((0, len(_RINGS), _ANGLES), dtype=np.float32))
     bands = [np.empty((0, len(_RINGS), _ANGLES // 2 + 1), dtype=np.complex64)]
@@ -136,7 +181,7 @@ def _look(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
         anchor.append(here)
         rings.append(_rings(luminance, of, here))
         bands.append(np.fft.rfft(_rings(band, of, here), axis=-1).astype(np.complex64))
-    return np.concatenate(owner), np.concatenate(anchor), np.concatenate(rings), np.concatenate(bands), mid
+    return Look(shown, mid, *(np.concatenate(column) for column in (anchor, rings, bands, owner)))
 
 
 def _band(stack: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -174,17 +219,18 @@ def _describe(rings: np.ndarray) -> np.ndarray:
     return described @ axes.T
 
 
-def _neighbours(described: np.ndarray, kind: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (int64 each) of an anchor and one of its nearest neighbours of its kind in another image, each once."""
+def _nearest(
+    sought: np.ndarray, seeking: Look, described: np.ndarray, seen: Look
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (int64 each) of an anchor of `seeking` and one of its nearest neighbours of its kind among those of `seen`."""
     pairs = [np.empty((0, 2), dtype=np.int64)]
-    for one in np.unique(kind):
-        members = np.flatnonzero(kind == one)
-        count = min(_NEIGHBOURS + 1, len(members))
-        near = cKDTree(described[members]).query(described[members], k=np.arange(1, count + 1))[1]
-        pairs.append(np.stack([np.repeat(members, count), members[near.ravel()]], axis=1))
-    joined = np.sort(np.concatenate(pairs), axis=1)
-    joined = np.unique(joined[owner[joined[:, 0]] != owner[joined[:, 1]]], axis=0)
-    return joined[:, 0], joined[:, 1]
+    for kind in np.unique(seen.anchor[:, 3]):
+        mine, others = (np.flatnonzero(one.anchor[:, 3] == kind) for one in (seeking, seen))
+        count = min(_NEIGHBOURS + 1, len(others))
+        near = cKDTree(described[others]).query(sought[mine], k=np.arange(1, count + 1))[1]
+        pairs.append(np.stack([np.repeat(mine, count), others[near.ravel()]], axis=1))
+    first, second = np.concatenate(pairs).T
+    return first, second
 
 
 def _turns(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -197,19 +243,13 @@ def _turns(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _confirmed(
-    shown: np.ndarray,
-    mid: np.ndarray,
-    owner: np.ndarray,
-    anchor: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    turn: np.ndarray,
-    mirrored: np.ndarray,
+    seen: Look, first: np.ndarray, second: np.ndarray, turn: np.ndarray, mirrored: np.ndarray
 ) -> np.ndarray:
     """Which of the pairs of anchors (int64 B each) show the same cell once registered: bool B."""
-    images, of = np.unique(owner[np.concatenate([first, second])], return_inverse=True)
+    images, of = np.unique(seen.owner[np.concatenate([first, second])], return_inverse=True)
     i, j = of[: len(first)], of[len(first) :]
-    stack = mid[images].astype(np.float32)
+    anchor = seen.anchor
+    stack = seen.mid[images].astype(np.float32)
     centre, reach = anchor[first, :2], np.clip(1.6 * anchor[first, 2], 14, 26)
     sign = np.where(mirrored, -1, 1).astype(np.float32)
     angle = -turn * sign
@@ -230,7 +270,7 @@ def _confirmed(
     if len(kept):
         images, of = np.unique(images[np.concatenate([i, j])], return_inverse=True)
         i, j = of[: len(kept)], of[len(kept) :]
-        stack = _band(shown[images][..., 0].astype(np.float32), 0.8, 1.8)
+        stack = _band(seen.shown[images][..., 0].astype(np.float32), 0.8, 1.8)
         cell, _ = _agreement(stack, i, j, centre, reach[:, None, None] * _FINE, matrix, moved)
         image, _ = _agreement(stack, i, j, centre, _PIXELS - centre[:, None], matrix, moved)
         kept = kept[(cell >= SAME) & (image >= _AROUND)]

@@ -1,6 +1,7 @@
-"""Copies of train images, image by image: the same picture in pixels, or far too near in features.
+"""Copies of train images, image by image: the same picture in pixels, the same cell, or far too near in features.
 
-Both look at flips and quarter turns, since cells have no up. In features the measure is the distance to the nearest
+Pixels and features are looked at in all flips and quarter turns, since cells have no up; the same cell is found wherever it
+lies, however turned and up to 1.6 times as large. In features the measure is the distance to the nearest
 train image over the mean distance to those next to it (Carlini et al. 2023, arXiv 2301.13188): an image in a crowd is
 near to many, a copy to one. How small it may be is learned from real images.
 
@@ -19,6 +20,7 @@ import pandas as pd
 from scipy import stats
 
 from balancer.imaging.duplicates import apply_transform, find_copies
+from balancer.imaging.same_cell import Look, look, pictures, same_cell_in
 from balancer.quality.features import FeatureExtractor
 from balancer.quality.neighbours import distances
 from balancer.quality.reference import Embedded, Images, RealClass, Rules, parted
@@ -61,6 +63,8 @@ def none_sought(n: int) -> Copies:
 class Detector:
     """Finds copies of the images that a generator was trained on, `train`; features of `embedded`, some of them.
 
+    `cells` are those of `train`, as `seeking` has them.
+
     Copies of `compared`, real images that it was not to have seen, are found in pixels alone.
 
     An image whose correlation in pixels reaches `turned_from` is looked at in all flips and turns in features, other
@@ -70,6 +74,7 @@ class Detector:
 
     train: Images
     embedded: Embedded
+    cells: Look
     turned_from: float = 1.0
     nearest_allowed: float = 0.0
     compared: Images | None = None
@@ -77,25 +82,33 @@ class Detector:
     def find(self, pixels: np.ndarray, features: np.ndarray, extractor: FeatureExtractor) -> Copies:
         """Seek images (uint8 N×R×R×3, with their features N×d) among the train images."""
         index, similarity = find_copies(pixels, self.train.pixels)
+        cell = np.full(len(pixels), -1)
+        unknown = np.flatnonzero(index < 0)
+        cell[unknown] = same_cell_in(look(pictures(pixels[unknown])), self.cells)
         which, relative = self._in_features(pixels, features, index, similarity, extractor)
-        shown = np.full(len(pixels), -1)
-        if self.compared is not None:
-            shown, likeness = find_copies(pixels, self.compared.pixels)
         nearest = np.full(len(pixels), None, dtype=object)
         reasons: list[str | None] = [None] * len(pixels)
         for i in range(len(pixels)):
             if index[i] >= 0:
                 nearest[i] = self.train.names[index[i]]
                 reasons[i] = f"near-copy of train image {nearest[i]} (correlation {similarity[i]:.2f})"
+            elif cell[i] >= 0:
+                nearest[i] = self.train.names[cell[i]]
+                reasons[i] = (
+                    f"same cell as in train image {nearest[i]}, whose picture is turned, moved or scaled"
+                )
             elif relative[i] < self.nearest_allowed:
                 nearest[i] = self.embedded.names[which[i]]
                 reasons[i] = (
                     f"too near to train image {nearest[i]}: at {relative[i]:.2f} of its distance to the train images next "
                     f"to it, where real images of the class are at {self.nearest_allowed:.2f} or more"
                 )
-            elif self.compared is not None and shown[i] >= 0:
-                nearest[i] = self.compared.names[shown[i]]
-                reasons[i] = f"near-copy of held-out image {nearest[i]} (correlation {likeness[i]:.2f})"
+        left = np.flatnonzero([reason is None for reason in reasons])
+        if self.compared is not None and len(left):
+            shown, likeness = find_copies(pixels[left], self.compared.pixels)
+            for k in np.flatnonzero(shown >= 0):
+                nearest[left[k]] = name = self.compared.names[shown[k]]
+                reasons[left[k]] = f"near-copy of held-out image {name} (correlation {likeness[k]:.2f})"
         return Copies(nearest, similarity, relative, reasons)
 
     def _in_features(
@@ -123,6 +136,11 @@ class Detector:
         return which, relative
 
 
+def seeking(train: Images, embedded: Embedded) -> Detector:
+    """A detector of copies of `train` that knows no limits yet."""
+    return Detector(train, embedded, look(pictures(train.pixels)))
+
+
 def fit(real: RealClass, extractor: FeatureExtractor, rules: Rules, seed: int) -> tuple[Detector, Copies]:
     """A detector for the images that `real` was trained on, and what it finds among real images that it was not.
 
@@ -131,13 +149,14 @@ def fit(real: RealClass, extractor: FeatureExtractor, rules: Rules, seed: int) -
     Where none were held out, two halves of the train images, by group, are sought in one another.
     """
     if real.held_out:
-        fitted_on = [(Detector(real.train, real.trained_on), real.fitting)]
-        judged_on = [(Detector(real.train, real.trained_on), real.reference)]
+        whole = seeking(real.train, real.trained_on)
+        fitted_on, judged_on = [(whole, real.fitting)], [(whole, real.reference)]
     else:
         a, b = (
             real.trained_on[rows] for rows in parted(real.trained_on.groups, len(real.trained_on) // 2, seed)
         )
-        fitted_on = judged_on = [(Detector(a, a), b), (Detector(b, b), a)]
+        fitted_on = judged_on = [(seeking(a, a), b), (seeking(b, b), a)]
+        whole = seeking(real.train, real.trained_on)
     found = _joined([one.find(part.pixels, part.features, extractor) for one, part in fitted_on])
     correlation = found.similarity[[reason is None for reason in found.reasons]].clip(-0.999, 0.999)
     relative = found.relative_distance[found.relative_distance > 0]
@@ -149,7 +168,9 @@ def fit(real: RealClass, extractor: FeatureExtractor, rules: Rules, seed: int) -
     ]
     among_real = _joined([one.find(part.pixels, part.features, extractor) for one, part in learned])
     compared = real.reference if real.held_out else None
-    return Detector(real.train, real.trained_on, turned_from, nearest_allowed, compared), among_real
+    return replace(
+        whole, turned_from=turned_from, nearest_allowed=nearest_allowed, compared=compared
+    ), among_real
 
 
 def relative_distances(train: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage.transform import SimilarityTransform, warp
 
-from balancer.imaging.same_cell import SIDE, anchors, pictures, same_cell_pairs
+from balancer.imaging.same_cell import SIDE, anchors, look, pictures, same_cell_in, same_cell_pairs
 
 
 def cells(n: int, size: int = 128, seed: int = 0) -> np.ndarray:
@@ -69,6 +69,17 @@ def test_altered_copies_are_found(how: dict, mirrored: bool) -> None:
     copies = [altered(image[:, ::-1] if mirrored else image, **how) for image in images[:5]]
     found = same_cell_pairs(pictures(np.concatenate([images, copies])))
     assert found == [(i, 30 + i) for i in range(5)]
+
+
+def test_copies_are_found_in_another_set() -> None:
+    known = cells(30)
+    copies = [altered(known[i], turn=40, scale=0.9) for i in (7, 3)]
+    sought = np.concatenate([cells(10, seed=1), copies])
+    found = same_cell_in(look(pictures(sought)), look(pictures(known)))
+    assert found.tolist() == [-1] * 10 + [7, 3]
+    nothing = look(pictures(np.full((2, 128, 128, 3), 200, np.uint8)))
+    assert same_cell_in(nothing, look(pictures(known))).tolist() == [-1, -1]
+    assert same_cell_in(look(pictures(known[:3])), nothing).tolist() == [-1] * 3
 
 
 @pytest.mark.parametrize("size", [48, 96, 224])

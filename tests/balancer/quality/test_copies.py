@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from balancer.imaging.duplicates import apply_transform
@@ -13,6 +14,7 @@ from balancer.quality import copies
 from balancer.quality.gate import load_rules
 from balancer.quality.reference import Embedded, RealClass
 from balancer.quality.verdicts import on_copies
+from balancer.smear import draw_cells, render
 
 SIZE = 32
 
@@ -99,7 +101,7 @@ def test_copies_in_features_are_found_and_named() -> None:
 def test_images_alike_in_pixels_are_looked_at_in_all_turns() -> None:
     train = noise(60, 0)
     detector = replace(
-        copies.Detector(embedded(train, "train"), embedded(train, "train")), nearest_allowed=0.5
+        copies.seeking(embedded(train, "train"), embedded(train, "train")), nearest_allowed=0.5
     )
     rough = np.random.default_rng(1).normal(0, 100, (4, 8, 8, 3))
     unlike = np.kron(rough, np.ones((1, 4, 4, 1))) * (np.hypot(*np.mgrid[-16:16, -16:16]) < 13)[..., None]
@@ -112,6 +114,22 @@ def test_images_alike_in_pixels_are_looked_at_in_all_turns() -> None:
     found = replace(detector, turned_from=-1.0).find(turned, features, extractor)
     assert found.count == 4 and list(found.nearest) == [f"train/a/{i}.png" for i in range(4)]
     assert extractor.seen == 4 * 7
+
+
+def test_the_same_cell_turned_is_found_and_named() -> None:
+    images, _ = render(draw_cells({"neutrophil": 40, "lymphocyte": 40}, seed=0), 128)
+    train, fresh = images[::2], images[1::2]
+    known = embedded(train, "train")
+    turned = [
+        np.asarray(
+            Image.fromarray(image).rotate(angle, Image.Resampling.BICUBIC, fillcolor=tuple(image[0, 0]))
+        )
+        for image, angle in zip(train, (20, 35, 50, 70), strict=False)
+    ]
+    every = np.concatenate([turned, fresh])
+    found = copies.seeking(known, known).find(every, Corner()(every), Corner())
+    assert list(found.nearest) == [f"train/a/{i}.png" for i in range(4)] + [None] * 40
+    assert str(found.reasons[0]).startswith("same cell as in train image train/a/0.png")
 
 
 def test_halves_of_train_stand_in_for_images_held_out() -> None:

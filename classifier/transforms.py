@@ -24,6 +24,7 @@ from balancer.imaging.crop import Box, crop
 from balancer.imaging.masks import CYTOPLASM, NUCLEUS
 from balancer.imaging.segmentation import segment
 from balancer.progress import note
+from classifier.augmentation import AUGMENTATIONS
 
 PREPROCESSING = ("crop", "reinhard", "macenko", "clahe", "background")  # in the order in which they are done
 _TO_REFERENCE = ("reinhard", "macenko")  # normalised to the train images
@@ -32,7 +33,6 @@ _MARGIN = 1.2  # side of a crop over the longer side of its cell
 _REMOVED = 0  # what background becomes: black, which brightness and contrast leave as it is
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-_SHIFT = 1 / 16  # of the side, each way
 
 
 class Images(Protocol):
@@ -248,52 +248,3 @@ class Prepared:
             note(
                 f"Of the {number(len(self), f'{what} image', f'{what} images')} some stay as they are in part: {counts}."
             )
-
-
-def unchanged(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """The batch as it is."""
-    return pixels
-
-
-def flips(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """One of the eight flips and quarter turns for each image, then a shift by up to 1/16 of the side.
-
-    Cells have no up. Pixels shifted in are mirrored from inside. One gather does all of it.
-    """
-    n, side = pixels.shape[:2]
-    device = pixels.device
-
-    def draw(low: int, high: int) -> Tensor:
-        return torch.randint(low, high, (n, 1), generator=generator, device=device)
-
-    reach = round(side * _SHIFT)
-    grid = torch.arange(side, device=device)
-    rows = _mirror(grid + draw(-reach, reach + 1), side)
-    columns = _mirror(grid + draw(-reach, reach + 1), side)
-    rows = torch.where(draw(0, 2).bool(), side - 1 - rows, rows)
-    columns = torch.where(draw(0, 2).bool(), side - 1 - columns, columns)
-    turned = draw(0, 2).bool()[:, :, None]  # a transposition: with the two flips, all eight
-    row = torch.where(turned, columns[:, None, :], rows[:, :, None])
-    column = torch.where(turned, rows[:, :, None], columns[:, None, :])
-    return pixels[torch.arange(n, device=device)[:, None, None], row, column]
-
-
-def _mirror(index: Tensor, side: int) -> Tensor:
-    """Reflect positions outside [0, side) without repeating the edge."""
-    return (side - 1) - (index.abs() - (side - 1)).abs()
-
-
-def varied_stain(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """`flips`, then the amounts of the stains varied by up to `HED_LIGHT`, for each image and stain anew.
-
-    Tellez et al. 2019, as `balancer.imaging.stain.vary` has it, their setting "light".
-    """
-    n, device = len(pixels), pixels.device
-    drawn = torch.rand(2, n, 3, generator=generator, device=device, dtype=torch.float64).cpu().numpy()
-    stretch, shift = stain.HED_LIGHT * (2 * drawn - 1)
-    flipped = flips(pixels, generator)
-    varied = stain.vary(flipped[..., :3].cpu().numpy(), 1 + stretch, shift)
-    return torch.cat([torch.from_numpy(varied).to(device), flipped[..., 3:]], dim=3)
-
-
-AUGMENTATIONS = {"none": unchanged, "flips": flips, "stain": varied_stain}

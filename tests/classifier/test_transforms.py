@@ -13,7 +13,8 @@ from balancer.imaging import stain
 from balancer.imaging.masks import CYTOPLASM, NUCLEUS
 from balancer.imaging.segmentation import segment
 from classifier import transforms
-from classifier.transforms import Prepared, Transform, flips
+from classifier.augmentation import flips
+from classifier.transforms import Prepared, Transform
 
 
 def test_normalisation_is_the_textbook_one() -> None:

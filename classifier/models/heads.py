@@ -1,0 +1,63 @@
+"""What a remedy for imbalance changes in the last layer of a network, whatever the network."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from balancer.errors import InputError
+
+
+class CosineHead(nn.Module):
+    """Features float B×D → logits s·cos θ, float B×K, θ_k the angle between the features and the weights of class k."""
+
+    def __init__(self, weight: Tensor, s: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.s = s
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.s * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+def with_cosine_head(network: nn.Module, classes: int, s: float) -> nn.Module:
+    """The network, its last linear layer replaced in place by a `CosineHead` of the same weights."""
+    name, head = _last_linear(network, classes)
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, CosineHead(head.weight, s))
+    return network
+
+
+@torch.no_grad()
+def with_adjusted_logits(network: nn.Module, log_pi: np.ndarray, tau: float = 1.0) -> nn.Module:
+    """A copy of the network whose logits are z − τ log π, with the log shares of the classes, float K.
+
+    Menon et al. 2021, arXiv 2007.07314, section 4.1, equation 9. The shift is put into the bias of the last linear layer,
+    where it stays with the weights.
+    """
+    network = copy.deepcopy(network)
+    name, head = _last_linear(network, len(log_pi))
+    if head.bias is None:
+        raise InputError(
+            f"The last layer ({name}) of this network has no bias, so that its logits cannot be adjusted; "
+            "take another --arch, or the loss balanced-softmax."
+        )
+    head.bias -= torch.as_tensor(tau * log_pi, dtype=head.bias.dtype, device=head.bias.device)
+    return network
+
+
+def _last_linear(network: nn.Module, classes: int) -> tuple[str, nn.Linear]:
+    """The layer that yields the logits, by name; InputError where the network ends in anything but a linear layer."""
+    name, last = [
+        (name, m) for name, m in network.named_modules() if any(True for _ in m.parameters(recurse=False))
+    ][-1]
+    if not isinstance(last, nn.Linear) or last.out_features != classes:
+        raise InputError(
+            "The losses ldam and logit-adjustment change the last linear layer, and this network ends in another "
+            f"({type(last).__name__}); take another --arch or --loss."
+        )
+    return name, last

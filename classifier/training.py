@@ -4,70 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
-import timm.optim
 import torch
-from torch import Tensor
 
 from balancer.devices import choose_device, computes_bfloat16
-from balancer.errors import InputError, unknown_name
+from balancer.errors import InputError
+from balancer.generators.processes import average_over_processes, buffers_together, own_device, processes
+from balancer.generators.seeds import derive
 from balancer.progress import track
 from classifier import evaluation
-from classifier.imbalance import LOSSES, SAMPLINGS, batches
-from classifier.models import available, create_model
+from classifier.batches import Batch, training_batches
+from classifier.config import TrainingConfig
+from classifier.imbalance import LDAM_SCALE, LOSSES, CrossEntropy, log_shares
+from classifier.models import create_model, reads_mask
 from classifier.models.classifier import Classifier
-from classifier.transforms import AUGMENTATIONS, Images, Prepared, Transform, preprocessing_steps
+from classifier.models.heads import with_adjusted_logits, with_cosine_head
+from classifier.optimisation import set_learning_rate
+from classifier.state import StateFile, Training
+from classifier.transforms import Images, Prepared, Transform
 
-PRECISIONS = ("auto", "float32", "bfloat16")
 ENOUGH_TO_SELECT = 10  # validation images of every class, below which a macro-F1 is too noisy to choose by
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """All that a training depends on besides its images. Raises InputError for impossible values."""
-
-    arch: str = "hybrid"
-    size: str = "auto"
-    pretrained: bool = False
-    steps: int = 500
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.1  # share of the steps over which the learning rate rises; then a cosine to 0
-    clip: float = 1.0  # largest norm of the gradient
-    loss: str = "cross-entropy"
-    sampling: str = "natural"
-    augmentation: str = "flips"
-    preprocessing: tuple[str, ...] = ()  # of `transforms.PREPROCESSING`, in training and prediction alike
-    evaluations: int = 5  # how many times validation is looked at, evenly, the last time after the last step
-    precision: str = "auto"  # bfloat16 where the processor computes in it, else float32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for kind, value, known in (
-            ("classifier network", self.arch, available()),
-            ("loss", self.loss, LOSSES),
-            ("sampling", self.sampling, SAMPLINGS),
-            ("augmentation", self.augmentation, AUGMENTATIONS),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            if value not in known:
-                raise unknown_name(kind, value, known)
-        object.__setattr__(self, "preprocessing", preprocessing_steps(self.preprocessing))
-        for name, least in (("steps", 1), ("batch_size", 2), ("evaluations", 1)):  # batch norm needs two
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a positive number; got {getattr(self, name)}.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay must be 0 or more; got {self.weight_decay}.")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup is a share of the steps, at least 0 and below 1; got {self.warmup}.")
 
 
 @dataclass(frozen=True)
@@ -90,7 +49,7 @@ def fit(
     validation_labels: np.ndarray,
     classes: int,
     device: str | torch.device | None = None,
-    on_metrics: Callable[[dict[str, float]], object] | None = None,
+    state: StateFile | None = None,
 ) -> Fitted:
     """Train a network on `train` (labels int64 N in [0, classes)) and keep the best weights by `validation`.
 
@@ -98,8 +57,10 @@ def fit(
     10 validation images, that choice would be noise: the weights after the last step of the fixed schedule are
     kept. AdamW (no decay on norms and biases), linear warm-up, cosine to 0. The same arguments on the same
     machine with the same number of threads give the same numbers; torch's global generator is left as it was.
-    `on_metrics` is called with each new entry of the history. Raises InputError when there is nothing to train
-    on, or when the loss is no longer finite.
+    With `state` the training goes on from it, where it exists, and writes it every now and then: the weights are to
+    the bit those of a training that was not interrupted. Under `torchrun` or `accelerate launch` the processes share
+    every batch, and the first alone writes. Raises InputError when there is nothing to train on, when a batch does not
+    divide, or when the loss is no longer finite.
     """
     for name, images, labels in (
         ("train", train, train_labels),
@@ -109,77 +70,110 @@ def fit(
             raise InputError(f"There is no image to use as {name} split; prepare a dataset with more images.")
         if len(images) != len(labels):
             raise InputError(f"The {name} split has {len(images)} images and {len(labels)} labels.")
+    config = config.resolved()
     device = torch.device(device) if device else choose_device(None)
-    criterion = LOSSES[config.loss](np.bincount(train_labels, minlength=classes))
+    group, device = processes(device), own_device(device)
+    config.share(group.num_processes)
+    counts = np.bincount(train_labels, minlength=classes)
+    criterion = LOSSES[config.loss](counts)
     select = np.bincount(validation_labels, minlength=classes).min() >= ENOUGH_TO_SELECT
     evaluate_at = {math.ceil(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
-    generator = torch.Generator().manual_seed(config.seed)
-    history: list[dict[str, float]] = []
-    best_step, best_key, best_state = 0, (-math.inf, -math.inf), {}
 
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        transform = Transform(config.augmentation, config.preprocessing).fitted(train)
+        assert config.preprocessing is not None
+        transform = Transform(config.augmentation, config.preprocessing, reads_mask(config.arch)).fitted(train)
         train, validation = Prepared(train, transform), Prepared(validation, transform)
-        model = build(config, classes, train[np.arange(1)].shape[1], transform).to(device)
-        optimizer = torch.optim.AdamW(
-            timm.optim.param_groups_weight_decay(model, config.weight_decay), lr=config.learning_rate
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(config, step)
-        )
-        losses: list[Tensor] = []
-        order = batches(train_labels, config.batch_size, config.sampling, config.seed)
-        for step in track(range(1, config.steps + 1), f"Training {config.arch}", total=config.steps):
-            indices = next(order)
-            pixels = model.transform.augment(torch.from_numpy(train[indices]), generator).to(device)
-            model.train()
-            with autocast(device, config.precision):
-                logits = model(pixels)
-            labels = torch.from_numpy(train_labels[indices]).to(device)
-            weights = criterion.weights(labels, (step - 1) / config.steps)
-            loss = (weights * criterion(logits, labels)).sum() / weights.sum()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.detach())
-            if step not in evaluate_at:
-                continue
-            metrics = {"step": step, "loss": torch.stack(losses).mean().item()}
-            losses.clear()
-            if not math.isfinite(metrics["loss"]):
-                raise InputError(
-                    f"Training lost its footing by step {step} (the loss is {metrics['loss']}); "
-                    f"take a learning_rate below {config.learning_rate}."
-                )
-            probabilities = predict_probabilities(model, validation, precision=config.precision)
-            metrics |= validation_metrics(probabilities, validation_labels)
-            history.append(metrics)
-            if on_metrics is not None:
-                on_metrics(metrics)
-            key = (metrics["validation_macro_f1"], -metrics["validation_loss"])
-            if not select or key > best_key:
-                best_step, best_key, best_state = step, key, copy.deepcopy(model.state_dict())
+        training = Training(config, build(config, classes, train[np.arange(1)].shape[1], transform).to(device))
+        if state is not None:
+            state.restore(training)
+        steps = range(training.step, config.steps)
+        drawn = training_batches(train, train_labels, config, transform, training.generator, training.step)
+        for step in track(steps, f"Training {config.arch}", total=len(steps)):
+            update(training, next(drawn), criterion, config)
+            if training.step in evaluate_at:
+                candidate = what_would_be_kept(training, config, counts)
+                metrics = {"step": training.step, "loss": torch.stack(training.losses).mean().item()}
+                training.losses.clear()
+                if not math.isfinite(metrics["loss"]):
+                    raise InputError(
+                        f"Training lost its footing by step {step + 1} (the loss is {metrics['loss']}); "
+                        f"take a learning_rate below {config.learning_rate}."
+                    )
+                probabilities = predict_probabilities(candidate, validation, precision=config.precision)
+                metrics |= validation_metrics(probabilities, validation_labels)
+                if not select or all(_key(metrics) > _key(before) for before in training.history):
+                    training.best_step, training.best = step + 1, copy.deepcopy(candidate.state_dict())
+                training.history.append(metrics)
+            if state is not None and group.is_main_process and state.due():
+                state.save(training)
     for name, images in (("train", train), ("validation", validation)):
         images.say_what_is_left(name)
-    model.load_state_dict(best_state)
-    return Fitted(model.eval(), history, best_step, predict_probabilities(model, validation))
+    model = training.model
+    model.load_state_dict(training.best)
+    return Fitted(
+        model.eval(), training.history, training.best_step, predict_probabilities(model, validation)
+    )
+
+
+def _key(metrics: dict[str, float]) -> tuple[float, float]:
+    return metrics["validation_macro_f1"], -metrics["validation_loss"]
+
+
+def update(training: Training, batch: Batch, criterion: CrossEntropy, config: TrainingConfig) -> None:
+    """One step: the gradient of the batch's weighted mean loss, clipped, moves the weights.
+
+    The batch is divided over the processes and over `accumulate` passes; what a pass draws (dropout) depends on the
+    step and the number of the part alone, so that two processes do what one does with twice the passes.
+    """
+    model, optimizer, step, group = training.model, training.optimizer, training.step, processes()
+    device, size = next(model.parameters()).device, config.share(group.num_processes)
+    targets = [(labels.to(device), share) for labels, share in batch.targets]
+    weights = [criterion.weights(labels, step / config.steps) for labels, _ in targets]
+    set_learning_rate(config, optimizer, step)
+    optimizer.zero_grad()
+    model.train()
+    mean = torch.zeros((), device=device)
+    with buffers_together([model]):
+        for k in range(config.accumulate):
+            number = group.process_index * config.accumulate + k
+            part = slice(number * size, (number + 1) * size)
+            torch.manual_seed(derive(config.seed, "step", step, number))
+            with autocast(device, config.precision):
+                logits = model(batch.pixels[part].to(device))
+            loss = torch.stack(
+                [
+                    share * (w[part] * criterion(logits, labels[part])).sum() / w.sum()
+                    for (labels, share), w in zip(targets, weights, strict=True)
+                ]
+            ).sum()
+            loss = loss * group.num_processes  # what follows is a mean over them
+            loss.backward()
+            mean += loss.detach()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    average_over_processes([*gradients, mean])
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimizer.step()
+    training.step += 1
+    training.losses.append(mean)
+    if training.average is not None:
+        training.average.update(model, training.step)
+
+
+def what_would_be_kept(training: Training, config: TrainingConfig, counts: np.ndarray) -> Classifier:
+    """The classifier that a training would end with now: averaged, and its logits adjusted, where that is asked for."""
+    model = training.average.module if training.average is not None else training.model
+    if config.loss == "logit-adjustment":
+        return Classifier(with_adjusted_logits(model.network, log_shares(counts)), model.transform)
+    return model
 
 
 def build(config: TrainingConfig, classes: int, resolution: int, transform: Transform) -> Classifier:
     """The untrained network that `config` names, behind its transform."""
     network = create_model(config.arch, classes, resolution, config.size, config.pretrained)
+    if config.loss == "ldam":
+        network = with_cosine_head(network, classes, LDAM_SCALE)
     return Classifier(network.to(memory_format=torch.channels_last), transform)
-
-
-def learning_rate_factor(config: TrainingConfig, step: int) -> float:
-    """Share of the learning rate at `step` (from 0): a linear rise over `warmup`, then half a cosine to 0."""
-    rise = config.warmup * config.steps
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / (config.steps - rise))))
 
 
 def validation_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,26 @@
 """Classifier networks behind one registry."""
 
-from classifier.models import hybrid, single  # importing them registers their entries
-from classifier.models.registry import available, create_model, resolve_size
+from classifier.models import cnn11, hybrid, shape, single  # importing them registers their entries
+from classifier.models.registry import (
+    Recipe,
+    available,
+    check_name,
+    create_model,
+    reads_mask,
+    recipe,
+    resolve_size,
+)
 
-__all__ = ["available", "create_model", "hybrid", "resolve_size", "single"]
+__all__ = [
+    "Recipe",
+    "available",
+    "check_name",
+    "cnn11",
+    "create_model",
+    "hybrid",
+    "reads_mask",
+    "recipe",
+    "resolve_size",
+    "shape",
+    "single",
+]

@@ -20,7 +20,10 @@ _STRIDE = 32  # input pixels to a pixel of the fourth stage
 
 @dataclass(frozen=True)
 class Size:
-    """Shapes of both pyramids. Only `published` ones have weights to fetch, and so the papers' patch stems."""
+    """Shapes of both pyramids. Only where `published`, weights are fetched, and so the stems are the papers' patches.
+
+    ConvNeXt V2's `atto` to `tiny` are the paper's; the Swin pyramid, published from `tiny` on, has their widths.
+    """
 
     convnext: str
     dims: tuple[int, ...]
@@ -35,6 +38,9 @@ class Size:
 SIZES = {
     "micro": Size("convnextv2_atto", (32, 64, 128), (1, 2, 1), 32, (1, 2, 1), (1, 2, 4), 4),
     "atto": Size("convnextv2_atto", (40, 80, 160, 320), (2, 2, 6, 2), 40, (2, 2, 2, 2), (2, 4, 8, 16), 7),
+    "femto": Size("convnextv2_femto", (48, 96, 192, 384), (2, 2, 6, 2), 48, (2, 2, 2, 2), (2, 4, 8, 16), 7),
+    "pico": Size("convnextv2_pico", (64, 128, 256, 512), (2, 2, 6, 2), 64, (2, 2, 2, 2), (2, 4, 8, 16), 7),
+    "nano": Size("convnextv2_nano", (80, 160, 320, 640), (2, 2, 8, 2), 80, (2, 2, 4, 2), (4, 8, 16, 32), 7),
     "tiny": Size(
         "convnextv2_tiny",
         (96, 192, 384, 768),
@@ -56,7 +62,7 @@ def auto_size(resolution: int, pretrained: bool) -> str:
 
 
 class Canvas(nn.Module):
-    """Enlarge images B×3×R×R to the side that a network works on: a multiple of 32, at least `least` px.
+    """Enlarge images B×C×R×R to the side that a network works on: a multiple of 32, at least `least` px.
 
     The pyramids want 64 px, or their last maps would have less than a window of pixels.
     """
@@ -72,23 +78,24 @@ class Canvas(nn.Module):
 
 
 class ConvNeXtPyramid(nn.Module):
-    """ConvNeXt V2 stages: images B×3×S×S → one map B×C×H×W per stage, strides 4, 8, 16 (and 32)."""
+    """ConvNeXt V2 stages: images B×C×S×S → one map B×C×H×W per stage, strides 4, 8, 16 (and 32)."""
 
     channels: list[int]
 
-    def __init__(self, size: str, pretrained: bool) -> None:
+    def __init__(self, size: str, pretrained: bool, channels: int = 3) -> None:
         super().__init__()
         shape = SIZES[size]
         self.body = timm_model(
             shape.convnext,
             pretrained,
+            in_chans=channels,
             features_only=True,
             out_indices=tuple(range(len(shape.dims))),
             dims=_four(shape.dims),
             depths=_four(shape.depths),
         )
         if not shape.published:
-            self.body["stem_0"] = convolutional_stem(shape.dims[0])
+            self.body["stem_0"] = convolutional_stem(shape.dims[0], channels)
             self.body["stem_1"] = nn.Identity()
         self.channels = self.body.feature_info.channels()
 
@@ -97,16 +104,17 @@ class ConvNeXtPyramid(nn.Module):
 
 
 class SwinPyramid(nn.Module):
-    """Swin stages: images B×3×S×S → one map B×C×H×W per stage (timm's B×H×W×C turned), strides as above."""
+    """Swin stages: images B×C×S×S → one map B×C×H×W per stage (timm's B×H×W×C turned), strides as above."""
 
     channels: list[int]
 
-    def __init__(self, size: str, side: int, pretrained: bool) -> None:
+    def __init__(self, size: str, side: int, pretrained: bool, channels: int = 3) -> None:
         super().__init__()
         shape = SIZES[size]
         self.body = timm_model(
             "swin_tiny_patch4_window7_224",
             pretrained,
+            in_chans=channels,
             features_only=True,
             out_indices=tuple(range(len(shape.swin_depths))),
             img_size=side,
@@ -118,26 +126,34 @@ class SwinPyramid(nn.Module):
             drop_path_rate=0.0,  # 0.1 in timm's published recipe, ConvNeXt's is 0; short trainings want none
         )
         if not shape.published:
-            self.body["patch_embed"].proj = convolutional_stem(shape.swin_dim)
+            self.body["patch_embed"].proj = convolutional_stem(shape.swin_dim, channels)
         self.channels = self.body.feature_info.channels()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [feature.permute(0, 3, 1, 2) for feature in self.body(images)]
 
 
-def convolutional_stem(width: int) -> nn.Module:
+def convolutional_stem(width: int, channels: int) -> nn.Module:
     """Images → maps of stride 4 by two overlapping convolutions with batch norm.
 
     From scratch in a few hundred steps it learns far faster than patches do (PBC, 32 px, 150 steps of 64:
     macro-F1 0.79 against 0.69).
     """
     return nn.Sequential(
-        nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(channels, width // 2, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(width // 2),
         nn.GELU(),
         nn.Conv2d(width // 2, width, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(width),
     )
+
+
+def linear_head(width: int, classes: int) -> nn.Linear:
+    """Features → logits, which start near zero: every class equally likely."""
+    head = nn.Linear(width, classes)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def timm_model(name: str, pretrained: bool, **options: Any) -> Any:
@@ -159,6 +175,11 @@ def refuse_unpublished(name: str, size: str, pretrained: bool) -> None:
     if pretrained and not SIZES[size].published:
         known = " or ".join(other for other, shape in SIZES.items() if shape.published)
         raise InputError(f"There are no published weights of {name} in size {size}; take size {known}.")
+
+
+def refuse_without_weights(name: str) -> InputError:
+    """The error for `pretrained` weights of a network that has none in any size."""
+    return InputError(f"There are no published weights of {name}; train it from scratch.")
 
 
 def _four(values: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from classifier.models.backbones import (
     ConvNeXtPyramid,
     SwinPyramid,
     auto_size,
+    linear_head,
     refuse_unpublished,
 )
 from classifier.models.registry import register
@@ -59,20 +60,18 @@ class Hybrid(nn.Module):
     The last fused map is averaged over its pixels and classified: logits = W LN(mean f_last) + b.
     """
 
-    def __init__(self, classes: int, resolution: int, size: str, pretrained: bool) -> None:
+    def __init__(self, classes: int, resolution: int, size: str, pretrained: bool, channels: int) -> None:
         super().__init__()
         self.canvas = Canvas(resolution)
-        self.convnext = ConvNeXtPyramid(size, pretrained)
-        self.swin = SwinPyramid(size, self.canvas.side, pretrained)
+        self.convnext = ConvNeXtPyramid(size, pretrained, channels)
+        self.swin = SwinPyramid(size, self.canvas.side, pretrained, channels)
         widths = self.convnext.channels
         self.fusions = nn.ModuleList(
             GatedFusion(c, s, below)
             for c, s, below in zip(widths, self.swin.channels, [None, *widths[:-1]], strict=True)
         )
         self.norm = nn.LayerNorm(widths[-1])
-        self.head = nn.Linear(widths[-1], classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = linear_head(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         images = self.canvas(images)
@@ -84,6 +83,6 @@ class Hybrid(nn.Module):
 
 
 @register("hybrid", sizes=tuple(SIZES), auto=auto_size)
-def hybrid(classes: int, resolution: int, size: str, pretrained: bool) -> nn.Module:
+def hybrid(classes: int, resolution: int, size: str, pretrained: bool, channels: int) -> nn.Module:
     refuse_unpublished("hybrid", size, pretrained)
-    return Hybrid(classes, resolution, size, pretrained)
+    return Hybrid(classes, resolution, size, pretrained, channels)

@@ -138,6 +138,16 @@ def test_a_second_synth_adds_a_class(place, tmp_path):
     assert set(json.loads((out / "gate.json").read_text())["classes"]) == {"CLL", "neutrophil"}
 
 
+def test_gate_says_what_can_be_decided(place, monkeypatch):
+    monkeypatch.setattr("balancer.quality.backbones.load_extractor", lambda name, device: MeanColours())
+    said = call(balancer, "gate", "--real", place / "data", "--power").stdout
+    assert "half-width" in said and "CLL" in said
+    told = json.loads(call(balancer, "gate", "--real", place / "data", "--power", "--json").stdout)
+    assert told["features"]["name"] == "mean-colours" and told["rows"]
+    refused = call(balancer, "gate", "--real", place / "data", "--power", "--strict", code=2)
+    assert "leave out --synthetic, --strict" in refused.stderr
+
+
 def test_without_a_run_the_newest_that_knows_the_class_is_taken(place, monkeypatch):
     monkeypatch.chdir(place)
     result = call(balancer, "synth", "--class", "CLL", "--n", 10)

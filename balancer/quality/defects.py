@@ -1,22 +1,23 @@
 """Image by image: is this one a cell of its class, or does it have a defect that real images of the class do not have?
 
-`measures` has what each image shows. `fit` learns from real images of each class, which the generator was not trained on, how
-far each of these measures goes; `check` names the defect of an image that goes further than real ones do.
+`measures` has what each image shows. `fit` learns from real images of each class how far each of these measures goes; `check`
+names the defect of an image that goes further than real ones do.
 
 Atypical cells are real, so that the limit holds for all measures together: of real images that were not fitted on, `RATE`
 are rejected on average, whatever for. Every measure is put on one scale, its *surprise*: how rare a real image with as much
 of it is, as −log10 of the share of the class's images. Beyond the class's 90th percentile this share follows a generalised
 Pareto tail, its place and width being the class's, its shape that of all classes together. An image is as surprising as its
-most surprising measure, and the class's limit is the surprise that `RATE` of its real images exceed: the ⌈(n+1)(1−RATE)⌉-th
+most surprising measure, and the class's limit is the surprise that `RATE` of real images exceed: the ⌈(n+1)(1−RATE)⌉-th
 smallest of n (split conformal prediction; Vovk et al., "Algorithmic learning in a random world", 2005), each of them judged
 by tails of the other four fifths (cross-fitting). A measure by which real images of a class differ wildly rejects little
 there, and so does every measure where real images are odd in many ways.
 
 A class's medians are its own. Its percentiles are filled up by the other classes of `ENOUGH` images: the 90th as if they
-were 12 images more, the 97th as if they were 100 more. A class of fewer than `ENOUGH` cannot show what one image in forty
-is like: its limit is that of all classes together, each cut down to as few images and judged by the rest of them, so that it
-allows for what so few images leave unknown. Below `FEWEST` images, or where there is nothing to borrow from, nothing is
-checked. The notes say which.
+were 12 images more, the 97th as if they were 100 more. So is its limit, by their surprises as if they were 400 more: what
+2.5 % of 50 images exceed is the oddest of them, which says little. Tails take train images too, which are real; limits are
+those of images that no generator was trained on. A class of fewer than `ENOUGH` images has the limit of all classes together,
+each cut down to as few images and judged by the rest of them, so that it allows for what so few images leave unknown. Below
+`FEWEST` images, or where there is nothing to borrow from, nothing is checked. The notes say which.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ FEWEST = 10  # real images below which a class's own median is not known well en
 _FOLDS = 5
 _DRAWS = 5  # of a large class cut down to a small one's size
 _NEIGHBOURS = 3
-_PRIOR_SPREAD, _PRIOR_WIDTH = 12, 100  # images that the other classes count for in a class's tails
+_PRIOR_SPREAD, _PRIOR_WIDTH = 12, 100  # images that the other classes count for in a class's tails,
+_PRIOR_LIMIT = 400  # and in its limit, at most
 _START, _AGAIN = (
     0.9,
     0.97,
@@ -214,12 +216,19 @@ class Limits:
     notes: dict[str, str]
 
 
-def fit(measured: Mapping[str, pd.DataFrame]) -> Limits:
+def fit(measured: Mapping[str, pd.DataFrame], trained_on: Mapping[str, pd.DataFrame] | None = None) -> Limits:
     """Learn what real images of each class show, from `measures` of images that no generator was trained on.
 
-    Take all classes of a set at once: they borrow from each other, see the module's head.
+    `trained_on`: of others, on which one may have been trained. They say what is usual in a class, but not which limit it
+    has. Take all classes of a set at once: they borrow from each other, see the module's head.
     """
-    tables = {label: table for label, table in measured.items() if len(table) >= FEWEST}
+    more = trained_on or {}
+    every = {
+        label: pd.concat([table, more[label]], ignore_index=True) if label in more else table
+        for label, table in measured.items()
+    }
+    tables = {label: table for label, table in every.items() if len(table) >= FEWEST}
+    unseen = {label: len(measured[label]) for label in tables}
     whitening = _whitening(tables.values())
     centres = {label: _centre(table) for label, table in tables.items()}
     apart = {
@@ -234,32 +243,40 @@ def fit(measured: Mapping[str, pd.DataFrame]) -> Limits:
     lent = {label: _others(values, label) for label in values}
     mixed = {label: _borrowing(_tail(rows), len(rows), lent[label]) for label, rows in values.items()}
     common = _Common(whitening, colours, *_shapes([_excess(values[label], mixed[label]) for label in values]))
+    surprise = {
+        label: _crossfitted(rows, lent[label], common)[: unseen[label]]
+        for label, rows in values.items()
+        if len(rows) >= ENOUGH
+    }
 
     limits: dict[str, float | None] = dict.fromkeys(measured)
     notes = {}
-    for label, table in measured.items():
+    for label, table in every.items():
         n = len(table)
-        others = ", ".join(name for name in values if name != label)
+        others = [name for name in values if name != label]
         unchecked = f"Single images of {label} are not checked for defects: "
         if n < FEWEST:
             notes[label] = f"{unchecked}{n} real images, where {FEWEST} are needed to know the class by."
             continue
+        own, lending = np.empty(0), [rows for name, rows in surprise.items() if name != label]
+        notes[label] = f"Limits for single images of {label} from {n} real images"
         if n >= ENOUGH:
-            seen = _crossfitted(values[label], lent[label], common)
-            notes[label] = f"Limits for single images of {label} from {n} real images."
+            own = surprise[label]
+            if len(own) < n:
+                notes[label] += f", {len(own)} of which no generator was trained on"
         else:
-            seen = np.concatenate(list(_as_few(n, values, lent, common)))
-            notes[label] = (
-                f"Limits for single images of {label} from {n} real images and, since {ENOUGH} are needed, from how real "
-                f"images of {others} scatter."
+            lending = list(_as_few(n, values, unseen, lent, common))
+            notes[label] += (
+                f" and, since {ENOUGH} are needed, from how real images of {', '.join(others)} scatter"
             )
-        if len(seen) < ENOUGH:
+        notes[label] += "."
+        if len(own) + sum(map(len, lending)) < ENOUGH:
             notes[label] = (
                 f"{unchecked}{n} real images cannot show how odd one in {1 / RATE:.0f} is, and other classes have too few to "
                 "borrow from."
             )
             continue
-        limits[label] = _limit(seen)
+        limits[label] = _limit(own, np.concatenate([np.empty(0), *lending]))
     return Limits(
         {
             label: _Class(centres[label], mixed[label], _usual(tables[label], values[label]))
@@ -323,10 +340,17 @@ def _told(name: str, seen: pd.Series, label: str, usual: Mapping[str, float]) ->
     )
 
 
-def _limit(seen: Array) -> float:
-    """What a share `RATE` of new images surprise by more than, from n like them: the ⌈(n+1)(1−RATE)⌉-th smallest."""
-    rank = int(np.ceil((len(seen) + 1) * (1 - RATE)))
-    return float(np.sort(seen)[rank - 1])
+def _limit(own: Array, lent: Array) -> float:
+    """What a share `RATE` of new images surprise by more than, from n like them: the ⌈(n+1)(1−RATE)⌉-th smallest.
+
+    Those of other classes count for `_PRIOR_LIMIT` images at most, each for its part of one.
+    """
+    weight = np.repeat([1.0, min(1.0, _PRIOR_LIMIT / max(len(lent), 1))], [len(own), len(lent)])
+    seen = np.concatenate([own, lent])
+    order = np.argsort(seen, kind="stable")
+    below = weight[order].cumsum()
+    rank = np.searchsorted(below, (below[-1] + 1) * (1 - RATE) - 1e-9)  # of sums of parts that are not exact
+    return float(seen[order][min(rank, len(seen) - 1)])
 
 
 def _others(values: Mapping[str, Array], label: str) -> list[_Tail]:
@@ -347,18 +371,23 @@ def _crossfitted(values: Array, others: Sequence[_Tail], common: _Common) -> Arr
 
 
 def _as_few(
-    n: int, values: Mapping[str, Array], lent: Mapping[str, Sequence[_Tail]], common: _Common
+    n: int,
+    values: Mapping[str, Array],
+    unseen: Mapping[str, int],
+    lent: Mapping[str, Sequence[_Tail]],
+    common: _Common,
 ) -> Iterator[Array]:
     """The largest surprises of each class's unseen images where n of it are known, those of larger classes cut down to n."""
     rng = np.random.default_rng(0)
     for label, rows in values.items():
         if len(rows) < n + FEWEST:
-            yield _crossfitted(rows, lent[label], common)
+            yield _crossfitted(rows, lent[label], common)[: unseen[label]]
             continue
         for _ in range(_DRAWS):
             order = rng.permutation(len(rows))
-            tail = _borrowing(_tail(rows[order[:n]]), n, lent[label])
-            yield _surprises(rows[order[n : 2 * n]], tail, common).max(1)
+            known, judged = order[:n], order[n:]
+            tail = _borrowing(_tail(rows[known]), n, lent[label])
+            yield _surprises(rows[judged[judged < unseen[label]][:n]], tail, common).max(1)
 
 
 def _values(table: pd.DataFrame, stain: Array) -> Array:

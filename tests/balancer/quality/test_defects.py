@@ -39,6 +39,37 @@ def test_real_images_are_rejected_at_the_rate(n: int, heavy: bool) -> None:
     assert n < 25 or np.mean(shares) > RATE / 3
 
 
+@pytest.mark.parametrize("heavy", [False, True])
+def test_train_images_say_what_is_usual(heavy: bool) -> None:
+    """With them images by one measure too large are caught that a few unseen ones let through, and no more real ones are."""
+    rejected, caught = [], {True: 0, False: 0}
+    for draw in range(6):
+        unseen = {label: drawn(20, 10 * draw + k, heavy) for k, label in enumerate(("a", "b", "c"))}
+        known = {label: drawn(180, 1000 + 10 * draw + k, heavy) for k, label in enumerate(("a", "b", "c"))}
+        limits = {True: defects.fit(unseen, known), False: defects.fit(unseen)}
+        for label in unseen:
+            fresh = drawn(300, 2000 + draw, heavy)
+            rejected += [reason is not None for reason in defects.check(fresh, label, limits[True])]
+            fresh["seam"] = 5 + 5.5  # a measure with normal tails
+            for with_known, one in limits.items():
+                caught[with_known] += sum(reason is not None for reason in defects.check(fresh, label, one))
+    assert RATE / 3 < np.mean(rejected) < RATE + 0.015
+    assert caught[True] > 1.2 * caught[False]
+    assert "from 200 real images, 20 of which no generator was trained on" in limits[True].notes["a"]
+
+
+def test_the_limit_of_a_few_images_is_not_that_of_the_oddest() -> None:
+    rng = np.random.default_rng(0)
+    own, lent = np.append(rng.uniform(0, 1, 39), 9.0), rng.uniform(0, 1, 2000)
+    assert defects._limit(own, np.empty(0)) == 9.0
+    assert defects._limit(own, lent) == pytest.approx(
+        1 - RATE, abs=0.01
+    )  # 40 and 400 images, one of them odd
+    own = rng.uniform(0, 2, 4000)
+    assert defects._limit(own, lent[:0]) == pytest.approx(2 * (1 - RATE), abs=0.02)
+    assert defects._limit(own, lent) == pytest.approx(2 - 2 * RATE * 1.1, abs=0.02)  # a tenth more, all below
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_goes_further_than_real_images_is_named(name: str) -> None:
     limits = defects.fit({"a": drawn(200, 0), "b": drawn(200, 1)})

@@ -53,7 +53,7 @@ class Commands(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("Interrupted. No half output is left: give the same command again, for `balancer train` with --resume.", err=True)
+            click.echo("Interrupted. No half output is left: give the same command again, for `train` with --resume.", err=True)
             ctx.exit(1)
         except (OSError, RuntimeError) as error:
             click.echo(f"Failed: {error}", err=True)
@@ -104,14 +104,18 @@ json_option   = click.option("--json",   "as_json", is_flag=True, help="Print JS
 dry_run       = click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
 version       = click.version_option(package_name="hemabalance")
 training_options = options(
-    click.option("--arch",       metavar="NAME", default="hybrid", show_default=True, help="hybrid, convnextv2 or resnet18."),
-    click.option("--size",       metavar="SIZE", default="auto", show_default=True, help="micro, atto or tiny; auto: by resolution."),
+    click.option("--arch",       metavar="NAME", default="hybrid", show_default=True, help="hybrid, convnextv2, swin, fcmae-wpat, resnet18, cnn11, shape (reads the cell's mask too), or timm:NAME for any network of timm."),
+    click.option("--size",       metavar="SIZE", default="auto", show_default=True, help="micro, atto, femto, pico, nano or tiny; auto: by resolution."),
     click.option("--pretrained", is_flag=True, help="Start from published weights: needs a hub once; ConvNeXt V2's are CC BY-NC 4.0."),
+    click.option("--init",       metavar="RUN", help="Start from the encoder of this run of `classifier pretrain`: fcmae-wpat and convnextv2."),
     click.option("--steps",      type=click.IntRange(1), default=500, show_default=True, help="Updates of the weights."),
     click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Images per update."),
+    click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Passes over which a batch is divided, to save memory."),
     click.option("--lr",         "learning_rate", type=POSITIVE, default=2e-3, show_default=True, help="Learning rate."),
-    click.option("--augment",    "augmentation", metavar="NAME", default="flips", show_default=True, help="none, flips, or stain: flips, and stains that vary."),
-    click.option("--preprocess", "preprocessing", type=Names(), default="", help="By comma and in this order, in prediction too: crop (to the cell), reinhard or macenko (colours of the train images), clahe (local contrast), background (removed)."),
+    click.option("--layer-decay", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, metavar="FACTOR", help="Of the learning rate, from a layer to the one before it: 0.75 for --pretrained."),
+    click.option("--ema",        type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="DECAY", help="Keep a running average of the weights; 0: none."),
+    click.option("--augment",    "augmentation", metavar="NAME", default="auto", show_default=True, help="none, flips, stain (flips, and stains that vary), leukocyte, trivial-augment; auto: that of the network's paper, else flips."),
+    click.option("--preprocess", "preprocessing", type=Names(), default=("auto",), help="By comma and in this order, in prediction too: crop (to the cell), reinhard or macenko (colours of the train images), clahe (local contrast), background (removed).  [default: that of the network's paper]"),
     seed_option,
 )  # fmt: skip
 
@@ -575,24 +579,57 @@ def _cell(value: float | None, digits: int = 3) -> str:
 @click.option("--synthetic", multiple=True, type=PATH, metavar="SYN", help="Synthetic set to add to train; repeatable.")
 @out_options
 @training_options
-@click.option("--loss",      metavar="NAME", default="cross-entropy", show_default=True, help="cross-entropy, class-weights, focal or logit-adjustment.")
-@click.option("--sampling",  metavar="NAME", default="balanced", show_default=True, help="natural or balanced.")
+@click.option("--loss",      metavar="NAME", default="cross-entropy", show_default=True, help="cross-entropy, class-weights, effective-number, focal, balanced-softmax, logit-adjustment or ldam.")
+@click.option("--sampling",  metavar="NAME", default="balanced", show_default=True, help="natural, balanced or square-root.")
+@click.option("--mixing",    metavar="NAME", default="none", show_default=True, help="none, mixup or cutmix, with partners of every class equally often.")
+@click.option("--resume",    is_flag=True, help="Go on with the interrupted training at --out: give the command that began it, with this.")
 @dry_run
-def train_classifier(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite: bool, dry_run: bool, **settings: Any) -> None:  # fmt: skip
+def train_classifier(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite: bool, resume: bool, dry_run: bool, **settings: Any) -> None:  # fmt: skip
     """Train a classifier; the test split is read once, at the end."""
     from balancer.data import PreparedDataset, SyntheticSet, new_output
     from balancer.files import read_json
+    from classifier.config import TrainingConfig
     from classifier.runs import train_run
-    from classifier.training import TrainingConfig
 
+    if resume and out is None:
+        raise InputError("--resume needs --out: the run that is to go on.")
     config, dataset, sets = TrainingConfig(**settings), PreparedDataset.load(data), [SyntheticSet.load(p) for p in synthetic]
     out = out or new_output("classifier")
     if dry_run:
-        show(asdict(config) | {"data": str(data), "synthetic": [str(path) for path in synthetic], "out": str(out)})
+        show(asdict(config.resolved()) | {"data": str(data), "synthetic": [str(path) for path in synthetic], "out": str(out)})
         return
-    train_run(dataset, sets, config, out, overwrite)
-    _say_evaluation(read_json(out / "evaluation.json"))
-    click.echo(f"Classifier run: {out}")
+    train_run(dataset, sets, config, out, overwrite, resume)
+    if FIRST_PROCESS:
+        _say_evaluation(read_json(out / "evaluation.json"))
+        click.echo(f"Classifier run: {out}")
+
+
+@classifier.command()
+@data_option
+@out_options
+@click.option("--size",       metavar="SIZE", default="auto", show_default=True, help="Of the encoder: micro, atto, femto, pico, nano or tiny; auto: by resolution.")
+@click.option("--steps",      type=click.IntRange(1), default=2000, show_default=True, help="Updates of the weights.")
+@click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Images per update.")
+@click.option("--lr",         "learning_rate", type=POSITIVE, default=2e-3, show_default=True, help="Learning rate.")
+@click.option("--mask-ratio", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.6, show_default=True, help="Share of an image that is hidden.")
+@seed_option
+@dry_run
+def pretrain(data: Path, out: Path | None, overwrite: bool, dry_run: bool, **settings: Any) -> None:
+    """Pretrain the encoder of fcmae-wpat on the train images, without their labels.
+
+    A masked autoencoder: it learns to fill in hidden patches. `classifier train --arch fcmae-wpat --init RUN` starts from it.
+    """
+    from balancer.data import PreparedDataset, new_output
+    from classifier.pretraining import PretrainingConfig
+    from classifier.pretraining import pretrain as run
+
+    config, dataset = PretrainingConfig(**settings), PreparedDataset.load(data)
+    out = out or new_output("pretraining")
+    if dry_run:
+        show(asdict(config) | {"data": str(data), "out": str(out)})
+        return
+    run(dataset, config, out, overwrite)
+    click.echo(f"Pretraining run: {out} (trained on {len(dataset.tables['train'])} {dataset.source} images of {data}; samples in {out / 'samples'})")
 
 
 @classifier.command()
@@ -635,7 +672,7 @@ def predict(paths: tuple[str, ...], run: Path | None, um_per_pixel: float | None
 @data_option
 @click.option("--synthetic", multiple=True, type=PATH, metavar="SYN", help="Synthetic set for the arm gan; repeatable.")
 @out_options
-@click.option("--arms",      metavar="NAMES", help="Arms by comma: unbalanced, class-weights, balanced-sampling, focal, logit-adjustment, gan, full-data.  [default: all but focal and logit-adjustment that the data allow]")
+@click.option("--arms",      metavar="NAMES", help="Arms by comma: unbalanced, class-weights, effective-number, balanced-sampling, square-root-sampling, focal, balanced-softmax, logit-adjustment, ldam, mixup, cutmix, trivial-augment, gan, full-data.  [default: unbalanced, class-weights, balanced-sampling, and of the last two what the data allow]")
 @click.option("--seeds",     type=click.IntRange(2), default=3, show_default=True, help="Trainings per arm.")
 @click.option("--margin",    type=click.FloatRange(0, 1, max_open=True), default=0.01, show_default=True, help="Smallest macro-F1 gain worth having.")
 @training_options
@@ -649,7 +686,7 @@ def compare(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite
     """
     from balancer.data import PreparedDataset, SyntheticSet, new_output
     from classifier.compare import compare as run
-    from classifier.training import TrainingConfig
+    from classifier.config import TrainingConfig
 
     config, dataset, sets = TrainingConfig(**settings), PreparedDataset.load(data), [SyntheticSet.load(p) for p in synthetic]
     names = [name.strip() for name in arms.split(",")] if arms else None

@@ -20,8 +20,8 @@ _ASIDE = ".hemabalance-aside-"
 _MARK = ".hemabalance.json"  # in outputs that nothing else in them tells from a user's folder
 _KINDS = {
     "dataset.json": ("prepared", "synthetic"),
-    "config.json": ("generator", "classifier", "labels"),
-    _MARK: ("rendered", "crops", "morphology", "gate"),
+    "config.json": ("generator", "classifier", "pretraining", "labels"),
+    _MARK: ("rendered", "crops", "morphology", "gate", "unfinished"),
 }
 
 

@@ -51,8 +51,8 @@ from balancer.quality import gate
 from balancer.quality.features import inception
 from benchmarks import rare_class_rules as rules
 from classifier import evaluation, training
+from classifier.config import TrainingConfig
 from classifier.jobs import Job
-from classifier.training import TrainingConfig
 
 Limits = tuple[tuple[str, int], ...]
 

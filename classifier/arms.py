@@ -9,21 +9,24 @@ from typing import Literal
 import numpy as np
 
 from balancer.data import ImageStore, PreparedDataset, SyntheticSet
-from classifier.training import TrainingConfig
+from classifier.config import TrainingConfig
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What an arm does: the loss and sampling of its trainings, and the images added to the train split."""
+    """What an arm does: how its trainings weigh, draw, mix and vary images, and those added to the train split."""
 
     summary: str
     loss: str = "cross-entropy"
     sampling: str = "natural"
+    mixing: str = "none"
+    augmentation: str | None = None  # None: that of every arm
     adds: Literal["nothing", "synthetic", "heldout"] = "nothing"
 
     def config(self, base: TrainingConfig, seed: int) -> TrainingConfig:
-        """`base` with this arm's loss and sampling: steps, schedule and augmentation are those of every arm."""
-        return replace(base, loss=self.loss, sampling=self.sampling, seed=seed)
+        """`base` with what is this arm's own: steps and schedule are those of every arm."""
+        own = replace(base, loss=self.loss, sampling=self.sampling, mixing=self.mixing, seed=seed)
+        return own if self.augmentation is None else replace(own, augmentation=self.augmentation)
 
     def train_split(
         self, data: PreparedDataset, synthetic: Sequence[SyntheticSet]
@@ -55,9 +58,26 @@ def usable_heldout(data: PreparedDataset) -> np.ndarray:
 CHEAP = {
     "unbalanced": Arm("Nothing is done about the imbalance."),
     "class-weights": Arm("The loss weighs a class by the inverse of its frequency.", loss="class-weights"),
+    "effective-number": Arm(
+        "The loss weighs a class by the inverse of its effective number of images.", loss="effective-number"
+    ),
     "balanced-sampling": Arm("Every class is drawn equally often.", sampling="balanced"),
+    "square-root-sampling": Arm(
+        "A class is drawn by the square root of its frequency.", sampling="square-root"
+    ),
     "focal": Arm("The focal loss attends to images that are hard to recognise.", loss="focal"),
-    "logit-adjustment": Arm("The loss allows for the frequencies of the classes.", loss="logit-adjustment"),
+    "balanced-softmax": Arm("The loss allows for the frequencies of the classes.", loss="balanced-softmax"),
+    "logit-adjustment": Arm(
+        "After the training the frequencies of the classes are taken off the logits.", loss="logit-adjustment"
+    ),
+    "ldam": Arm("Rare classes get a larger margin, and late in the training more weight.", loss="ldam"),
+    "mixup": Arm("Images are blended with partners of every class equally often.", mixing="mixup"),
+    "cutmix": Arm("Parts of images are replaced by partners of every class equally often.", mixing="cutmix"),
+    "trivial-augment": Arm(
+        "Images are varied by TrivialAugment, every class drawn equally often.",
+        sampling="balanced",
+        augmentation="trivial-augment",
+    ),
 }
 DEFAULT_CHEAP = ("unbalanced", "class-weights", "balanced-sampling")
 GAN = "gan"

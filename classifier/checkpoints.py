@@ -11,15 +11,21 @@ from typing import Any
 import pandas as pd
 import safetensors
 import safetensors.torch
+import torch
 
 from balancer.errors import InputError
+from classifier.imbalance import LDAM_SCALE
 from classifier.models import create_model
 from classifier.models.classifier import Classifier
+from classifier.models.heads import with_cosine_head
+from classifier.reliability import Reliability
+from classifier.state import STATE
 from classifier.transforms import Transform
 
 FORMAT = 1
 WEIGHTS = "classifier.safetensors"
 SEEN = "seen.csv"
+_RELIABILITY = "reliability/"  # what is no weight begins with it
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,22 @@ class ClassifierRun:
     classes: tuple[str, ...]
     resolution: int
     config: dict[str, Any]
+    reliability: Reliability | None  # None for runs of before there was such a measurement
 
 
-def save_weights(path: Path, model: Classifier, config: dict[str, Any]) -> None:
-    """Write the weights as safetensors with `config` as JSON in the metadata, so that the file explains itself."""
+def save_weights(
+    path: Path, model: Classifier, config: dict[str, Any], reliability: Reliability | None = None
+) -> None:
+    """Write the weights as safetensors with `config` as JSON in the metadata, so that the file explains itself.
+
+    The temperature and what `reliability` holds lie beside the weights, under names that begin with `reliability/`.
+    """
     weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    weights[f"{_RELIABILITY}temperature"] = torch.tensor(model.temperature, dtype=torch.float64)
+    if reliability is not None:
+        weights |= {
+            f"{_RELIABILITY}{name}": torch.as_tensor(value) for name, value in vars(reliability).items()
+        }
     safetensors.torch.save_file(weights, os.fspath(path), metadata={"config": json.dumps(config)})
 
 
@@ -43,6 +60,10 @@ def load_run(run: Path) -> ClassifierRun:
     """Open a classifier run from its weights file alone; InputError when it is none, newer, or damaged."""
     path = Path(run) / WEIGHTS
     if not path.is_file():
+        if (Path(run) / STATE).is_file():
+            raise InputError(
+                f"The training of {run} was interrupted; give the command that began it, with --resume, to go on."
+            )
         raise InputError(f"{run} is no classifier run (no {WEIGHTS}); make one with `classifier train`.")
     try:
         with safetensors.safe_open(os.fspath(path), framework="pt") as file:
@@ -54,13 +75,27 @@ def load_run(run: Path) -> ClassifierRun:
             )
         classes, resolution = tuple(config["classes"]), int(config["resolution"])
         network = create_model(config["arch"], len(classes), resolution, config["size"])
-        network.load_state_dict(safetensors.torch.load_file(path))
+        if config["training"]["loss"] == "ldam":
+            network = with_cosine_head(network, len(classes), LDAM_SCALE)
+        tensors = safetensors.torch.load_file(path)
+        measured = {
+            name.removeprefix(_RELIABILITY): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(_RELIABILITY)
+        }
+        network.load_state_dict(tensors)
+        temperature = float(measured.pop("temperature", 1.0))
+        reliability = None
+        if measured:
+            arrays = {name: measured[name].numpy() for name in ("scores", "mean", "precision")}
+            reliability = Reliability(**arrays, limit=float(measured["limit"]))
         transform = Transform.from_json(config["transform"])
     except InputError:
         raise
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read as a classifier ({error}); train it again.") from None
-    return ClassifierRun(Path(run), Classifier(network, transform).eval(), classes, resolution, config)
+    model = Classifier(network, transform, temperature).eval()
+    return ClassifierRun(Path(run), model, classes, resolution, config, reliability)
 
 
 def seen_images(run: Path) -> frozenset[str]:

@@ -26,10 +26,11 @@ from balancer.progress import note, stage
 from balancer.quality.gate import GOOD
 from classifier import evaluation, training
 from classifier.arms import ARMS, CHEAP, DEFAULT_CHEAP, FULL_DATA, GAN, Arm, full_data, gan, usable_heldout
+from classifier.config import TrainingConfig
 from classifier.jobs import Job, code_version, digest, remove_stale
+from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
 from classifier.report import save_examples, signed, write_report
-from classifier.training import TrainingConfig
 
 FORMAT = 1
 FEW = 10  # test images of a class, below which its own figures say little
@@ -65,12 +66,13 @@ def compare(
     InputError before any training when something does not fit.
     """
     out = Path(out)
-    config = config or TrainingConfig()
+    config = (config or TrainingConfig()).resolved()
     if seeds < 2:
         raise InputError(f"A comparison needs at least 2 seeds for an interval, not {seeds}; give --seeds 3.")
     if not 0 <= margin < 1:
         raise InputError(f"The margin is a difference of macro-F1, at least 0 and below 1, not {margin}.")
     check_synthetic(data, synthetic)
+    encoder = checked_encoder(config.init, data)
     for split in ("train", "validation", "test"):
         if not len(data.tables[split]):
             raise InputError(f"{data.root} has no {split} images, without which there is no comparison.")
@@ -79,7 +81,9 @@ def compare(
     _refuse(out, overwrite)
 
     all_seeds = [config.seed + i for i in range(seeds)]
-    trainer = _Trainer(data, synthetic, config, all_seeds, out / JOBS, (len(cheap) + len(extra)) * seeds)
+    trainer = _Trainer(
+        data, synthetic, encoder, config, all_seeds, out / JOBS, (len(cheap) + len(extra)) * seeds
+    )
     tables = [trainer.predictions(name, CHEAP[name]) for name in cheap]
     plan = {name: CHEAP[name] for name in cheap}
     best = best_on_validation(pd.concat(tables), data.classes, cheap)
@@ -216,12 +220,14 @@ class _Trainer:
         self,
         data: PreparedDataset,
         synthetic: Sequence[SyntheticSet],
+        encoder: PretrainedEncoder | None,
         config: TrainingConfig,
         seeds: Sequence[int],
         cache: Path,
         trainings: int,
     ) -> None:
         self.data, self.synthetic, self.config, self.seeds, self.cache = data, synthetic, config, seeds, cache
+        self.encoder = encoder
         self.trainings = trainings
         self.seconds: list[float] = []  # of each training that was not in the cache
         self.images = {split: data.images(split) for split in ("validation", "test")}
@@ -242,6 +248,7 @@ class _Trainer:
                 {
                     "arm": asdict(arm),
                     "config": asdict(config),
+                    "init": self.encoder.to_json() if self.encoder else None,
                     "data": self.data.fingerprint,
                     "classes": list(self.data.classes),
                     "train": trained_on,

@@ -78,7 +78,18 @@ def digest(images: ImageStore, labels: np.ndarray) -> str:
 def code_version() -> str:
     """The package's version and a hash of the code that trains and predicts: another code, another result."""
     folder = Path(__file__).parent
-    names = ("arms", "imbalance", "training", "transforms")
+    names = (
+        "arms",
+        "augmentation",
+        "batches",
+        "config",
+        "imbalance",
+        "mixing",
+        "optimisation",
+        "state",
+        "training",
+        "transforms",
+    )
     sources = [folder / f"{name}.py" for name in names] + sorted((folder / "models").glob("*.py"))
     sources += [Path(str(module.__file__)) for module in (stain, crop, segmentation)]  # preprocessing
     state = hashlib.sha256()

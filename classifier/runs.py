@@ -11,15 +11,20 @@ from typing import Any
 import pandas as pd
 
 from balancer.data import PreparedDataset, SyntheticSet
+from balancer.devices import choose_device
 from balancer.errors import InputError
-from balancer.files import new_directory, refuse_existing, write_csv, write_json
+from balancer.files import new_directory, refuse_existing, write_csv, write_json, write_text
+from balancer.generators.processes import processes
 from balancer.progress import note
 from classifier.arms import Arm
 from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, save_weights
+from classifier.config import TrainingConfig
 from classifier.models import resolve_size
 from classifier.prediction import evaluate, prediction_table
+from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
-from classifier.training import TrainingConfig, fit, predict_probabilities
+from classifier.state import StateFile
+from classifier.training import Fitted, fit, predict_probabilities
 from classifier.transforms import Transform
 
 
@@ -29,17 +34,26 @@ def train_run(
     config: TrainingConfig,
     out: Path,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> Path:
     """Train on the train split and the synthetic images, judge on test once, and write the run to `out`.
 
     The run appears whole at its end: config.json, metrics.jsonl (a line per evaluation), classifier.safetensors
-    (config in its metadata), seen.csv (source_sha256, label and split of the train and validation images),
-    evaluation.json and predictions.csv of the test split. Returns `out`. Raises InputError for an `out` that exists,
-    for synthetic sets that `check_synthetic` refuses, and where a split is empty or `fit` cannot go on.
+    (config in its metadata), seen.csv (source_sha256, label and split of the train and validation images, and of those
+    that the encoder it started from was pretrained on),
+    evaluation.json and predictions.csv of the test split. Until then `out` holds the state of a longer training, from
+    which `resume` goes on. Several processes (`torchrun`) share the training, and the first writes. Returns `out`.
+    Raises InputError for an `out` that exists or, with `resume`, is of another training, for synthetic sets that
+    `check_synthetic` refuses, and where a split is empty or `fit` cannot go on.
     """
-    out = Path(out)
-    refuse_existing(out, overwrite, [data.root, *(images.root for images in synthetic)])
+    out, config, group = Path(out), config.resolved(), processes(choose_device(None))
+    state = StateFile(out, _training_of(data, synthetic, config), overwrite)
+    if resume and (out / WEIGHTS).is_file():
+        note(f"{out} has been trained to its end already; nothing is left to do.")
+        return out
+    _refuse(state, overwrite, resume, [data.root, *(images.root for images in synthetic)])
     check_synthetic(data, synthetic)
+    encoder = checked_encoder(config.init, data)
     for images in synthetic:
         if images.table.empty:
             note(f"Nothing in {images.root} passed the gate, so that it adds no image.")
@@ -49,38 +63,90 @@ def train_run(
                 f"{data.root / split} has no images; prepare a dataset with more images per class."
             )
     train, train_labels = Arm("All there is to train on.", adds="synthetic").train_split(data, synthetic)
-    with (
-        new_directory(out, overwrite) as folder,
-        (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics,
-    ):
-        fitted = fit(
-            config,
-            train,
-            train_labels,
-            data.images("validation"),
-            data.labels("validation"),
-            len(data.classes),
-            on_metrics=lambda entry: metrics.write(json.dumps(entry) + "\n"),
-        )
-        described = _describe(data, synthetic, config, fitted.model.transform, fitted.best_step)
-        write_json(folder / "config.json", described)
-        save_weights(folder / WEIGHTS, fitted.model, described)
-        write_csv(folder / SEEN, _seen(data))
-        probabilities = predict_probabilities(fitted.model, data.images("test"))
-        write_json(folder / "evaluation.json", evaluate(probabilities, data, "test"))
-        write_csv(folder / "predictions.csv", prediction_table(probabilities, data, "test"))
+    group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
+    fitted = fit(
+        config,
+        train,
+        train_labels,
+        data.images("validation"),
+        data.labels("validation"),
+        len(data.classes),
+        state=state,
+    )
+    if group.is_main_process:
+        with new_directory(out, overwrite or state.path.is_file()) as folder:
+            _write(folder, data, synthetic, encoder, config, fitted)
+    group.wait_for_everyone()
     return out
 
 
-def _seen(data: PreparedDataset) -> pd.DataFrame:
+def _refuse(state: StateFile, overwrite: bool, resume: bool, inputs: Sequence[Path]) -> None:
+    """Raise InputError where the folder of the state may not be written, or what is there may not be gone on with."""
+    if resume and overwrite:
+        raise InputError("--resume goes on with a run and --overwrite begins it anew; give one of the two.")
+    begun = state.path.is_file()
+    if resume and begun:
+        state.check()
+        return
+    if begun and not overwrite:
+        raise InputError(
+            f"{state.folder} holds a training that was interrupted; give --resume to go on with it, or --overwrite to "
+            "begin anew."
+        )
+    refuse_existing(state.folder, overwrite, inputs)
+    if resume:
+        note(f"There is no state of a training at {state.folder} to go on from: it begins now.")
+
+
+def _training_of(
+    data: PreparedDataset, synthetic: Sequence[SyntheticSet], config: TrainingConfig
+) -> dict[str, Any]:
+    """What a resume has to agree with."""
+    return {
+        "data": {
+            "fingerprint": data.fingerprint,
+            "resolution": data.resolution,
+            "treatment": data.treatment,
+        },
+        "synthetic": {str(images.root.absolute()): _counts(images) for images in synthetic},
+        "training": asdict(config),
+    }
+
+
+def _counts(images: SyntheticSet) -> dict[str, int]:
+    return {str(label): int(n) for label, n in images.table["label"].value_counts().items()}
+
+
+def _write(
+    folder: Path,
+    data: PreparedDataset,
+    synthetic: Sequence[SyntheticSet],
+    encoder: PretrainedEncoder | None,
+    config: TrainingConfig,
+    fitted: Fitted,
+) -> None:
+    write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in fitted.history))
+    described = _describe(data, synthetic, encoder, config, fitted.model.transform, fitted.best_step)
+    write_json(folder / "config.json", described)
+    save_weights(folder / WEIGHTS, fitted.model, described)
+    write_csv(folder / SEEN, _seen(data, encoder))
+    probabilities = predict_probabilities(fitted.model, data.images("test"))
+    write_json(folder / "evaluation.json", evaluate(probabilities, data, "test"))
+    write_csv(folder / "predictions.csv", prediction_table(probabilities, data, "test"))
+
+
+def _seen(data: PreparedDataset, encoder: PretrainedEncoder | None) -> pd.DataFrame:
     splits = ("train", "validation")
     seen = [data.tables[split][["source_sha256", "label"]].assign(split=split) for split in splits]
+    if encoder is not None:
+        seen.append(encoder.seen().assign(split="pretraining"))
     return pd.concat(seen, ignore_index=True)
 
 
 def _describe(
     data: PreparedDataset,
     synthetic: Sequence[SyntheticSet],
+    encoder: PretrainedEncoder | None,
     config: TrainingConfig,
     transform: Transform,
     best_step: int,
@@ -97,6 +163,7 @@ def _describe(
         "stain": data.info.get("stain"),
         "transform": asdict(transform),
         "training": asdict(config),
+        "init": encoder.to_json() if encoder else None,
         "best_step": best_step,
         "data": {
             "path": str(data.root.absolute()),
@@ -109,7 +176,7 @@ def _describe(
                 "path": str(images.root.absolute()),
                 "source": images.source,
                 "generator": images.info.get("generator"),
-                "counts": {str(label): int(n) for label, n in images.table["label"].value_counts().items()},
+                "counts": _counts(images),
             }
             for images in synthetic
         ],

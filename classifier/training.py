@@ -23,6 +23,7 @@ from classifier.models import create_model, reads_mask
 from classifier.models.classifier import Classifier
 from classifier.models.heads import with_adjusted_logits, with_cosine_head
 from classifier.optimisation import set_learning_rate
+from classifier.pretrained import PretrainedEncoder
 from classifier.state import StateFile, Training
 from classifier.transforms import Images, Prepared, Transform
 
@@ -81,10 +82,13 @@ def fit(
 
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        assert config.preprocessing is not None
-        transform = Transform(config.augmentation, config.preprocessing, reads_mask(config.arch)).fitted(train)
+        transform = Transform(config.augmentation, config.preprocessing, reads_mask(config.arch)).fitted(
+            train
+        )
         train, validation = Prepared(train, transform), Prepared(validation, transform)
-        training = Training(config, build(config, classes, train[np.arange(1)].shape[1], transform).to(device))
+        training = Training(
+            config, build(config, classes, train[np.arange(1)].shape[1], transform).to(device)
+        )
         if state is not None:
             state.restore(training)
         steps = range(training.step, config.steps)
@@ -171,6 +175,8 @@ def what_would_be_kept(training: Training, config: TrainingConfig, counts: np.nd
 def build(config: TrainingConfig, classes: int, resolution: int, transform: Transform) -> Classifier:
     """The untrained network that `config` names, behind its transform."""
     network = create_model(config.arch, classes, resolution, config.size, config.pretrained)
+    if config.init is not None:
+        PretrainedEncoder.load(config.init).start(network, resolution)
     if config.loss == "ldam":
         network = with_cosine_head(network, classes, LDAM_SCALE)
     return Classifier(network.to(memory_format=torch.channels_last), transform)

@@ -46,7 +46,7 @@ def with_adjusted_logits(network: nn.Module, log_pi: np.ndarray, tau: float = 1.
             f"The last layer ({name}) of this network has no bias, so that its logits cannot be adjusted; "
             "take another --arch, or the loss balanced-softmax."
         )
-    head.bias -= torch.as_tensor(tau * log_pi, dtype=head.bias.dtype, device=head.bias.device)
+    head.bias.sub_(torch.as_tensor(tau * log_pi, dtype=head.bias.dtype, device=head.bias.device))
     return network
 
 

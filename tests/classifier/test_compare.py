@@ -15,7 +15,7 @@ from balancer.errors import InputError
 from classifier import compare as comparison
 from classifier import training
 from classifier.compare import compare, conclude, report_again, summarise
-from classifier.training import TrainingConfig
+from classifier.config import TrainingConfig
 
 CLASSES = ("basophil", "monocyte", "rare cell")
 COUNTS = {

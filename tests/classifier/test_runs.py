@@ -86,7 +86,7 @@ def test_synthetic_images_are_trained_on_and_test_is_not(
     synthetic = make_synthetic(data)
     given = {}
 
-    def spy(config, train, train_labels, validation, validation_labels, classes, on_metrics):
+    def spy(config, train, train_labels, validation, validation_labels, classes, state):
         given.update(train=train[:], labels=train_labels, validation=validation[:])
         raise KeyboardInterrupt
 

@@ -1,0 +1,98 @@
+"""All that a classifier's training depends on besides its images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from balancer.errors import InputError, unknown_name
+from classifier.augmentation import AUGMENTATIONS
+from classifier.imbalance import LOSSES, SAMPLINGS
+from classifier.mixing import MIXINGS
+from classifier.models import check_name, recipe
+from classifier.transforms import preprocessing_steps
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All that a training depends on besides its images. Raises InputError for impossible values."""
+
+    arch: str = "hybrid"
+    size: str = "auto"
+    pretrained: bool = False
+    init: str | None = (
+        None  # a pretraining run (`classifier pretrain`), whose encoder the network starts from
+    )
+    steps: int = 500
+    batch_size: int = 64
+    accumulate: int = 1  # passes over which a batch is divided, to save memory
+    learning_rate: float = 2e-3
+    layer_decay: float = 1.0  # factor of the learning rate from a layer to the one before it
+    weight_decay: float = 0.05
+    warmup: float = 0.1  # share of the steps over which the learning rate rises; then a cosine to 0
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.0  # decay, a step, of the running average of the weights that is then kept; 0: no average
+    loss: str = "cross-entropy"
+    sampling: str = "natural"
+    mixing: str = "none"
+    augmentation: str = AUTO  # that of the network's paper, else flips
+    preprocessing: tuple[str, ...] = (AUTO,)  # that of the network's paper, or of `transforms.PREPROCESSING`
+    evaluations: int = 5  # how many times validation is looked at, evenly, the last time after the last step
+    precision: str = "auto"  # bfloat16 where the processor computes in it, else float32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_name(self.arch)
+        for kind, value, known in (
+            ("loss", self.loss, LOSSES),
+            ("sampling", self.sampling, SAMPLINGS),
+            ("mixing", self.mixing, MIXINGS),
+            ("augmentation", self.augmentation, (AUTO, *AUGMENTATIONS)),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise unknown_name(kind, value, known)
+        if self.preprocessing != (AUTO,):
+            object.__setattr__(self, "preprocessing", preprocessing_steps(self.preprocessing))
+        for name, least in (("steps", 1), ("batch_size", 2), ("accumulate", 1), ("evaluations", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a positive number; got {getattr(self, name)}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay must be 0 or more; got {self.weight_decay}.")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"layer_decay is a factor above 0, at most 1; got {self.layer_decay}.")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema is a decay, at least 0 and below 1; got {self.ema}.")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup is a share of the steps, at least 0 and below 1; got {self.warmup}.")
+        if self.pretrained and self.init is not None:
+            raise InputError(
+                "pretrained starts from published weights and init from those of a run; give one of the two."
+            )
+        self.share(1)
+
+    def resolved(self) -> TrainingConfig:
+        """This configuration with what it leaves to the network's paper filled in."""
+        own = recipe(self.arch)
+        return replace(
+            self,
+            augmentation=own.augmentation if self.augmentation == AUTO else self.augmentation,
+            preprocessing=own.preprocessing if self.preprocessing == (AUTO,) else self.preprocessing,
+        )
+
+    def share(self, processes: int) -> int:
+        """Images of a batch in one pass of one process; InputError where it does not divide (batch norm needs two)."""
+        images, rest = divmod(self.batch_size, processes * self.accumulate)
+        if rest or images < 2:
+            over = f"{processes} processes and " if processes > 1 else ""
+            raise InputError(
+                f"A batch of {self.batch_size} does not divide over {over}{self.accumulate} passes into equal parts of "
+                "2 images or more; choose another batch size, --accumulate or number of processes."
+            )
+        return images

@@ -1,0 +1,131 @@
+"""The state of a training on disk: all that it takes to go on exactly where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from balancer.errors import InputError
+from balancer.files import new_directory, write_mark
+from balancer.generators.checkpoints import collect_state, load_tensors, restore_state, save_tensors
+from classifier.config import TrainingConfig
+from classifier.models.classifier import Classifier
+from classifier.optimisation import make_optimizer, running_average
+
+STATE = "state.safetensors"
+KIND = "unfinished"  # of a folder that holds a state and no run yet
+SECONDS = 30.0  # between two states
+
+
+class Training:
+    """A training in progress: what its next step depends on, besides the images and the configuration."""
+
+    def __init__(self, config: TrainingConfig, model: Classifier) -> None:
+        self.step = 0  # steps that are done
+        self.model = model
+        self.optimizer = make_optimizer(config, model.network)
+        self.average: ModelEmaV3 | None = running_average(config, model)
+        self.generator = torch.Generator().manual_seed(config.seed)  # of the augmentation
+        self.losses: list[Tensor] = []  # of the steps since the last evaluation
+        self.history: list[dict[str, float]] = []
+        self.best_step = 0
+        self.best: dict[str, Tensor] = {}  # the weights at `best_step`
+
+    @property
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        average = {"average": self.average.module} if self.average else {}
+        return {"model": self.model, **average}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the counts and the history, under flat names."""
+        tensors = collect_state(self._modules, {"model": self.optimizer})
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        tensors["generator"] = self.generator.get_state()
+        tensors["losses"] = torch.stack(self.losses) if self.losses else torch.empty(0)
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], path: Path) -> None:
+        """Put back what `tensors` gave and what `info` counts (step, best_step, history); `path` is for the errors."""
+        restore_state(tensors, self._modules, {"model": self.optimizer}, path)
+        device = next(self.model.parameters()).device
+        self.best = {
+            name.removeprefix("best/"): value.to(device)
+            for name, value in tensors.items()
+            if name.startswith("best/")
+        }
+        self.generator.set_state(tensors["generator"])
+        self.losses = list(tensors["losses"].to(device))
+        self.step, self.best_step, self.history = info["step"], info["best_step"], info["history"]
+
+
+@dataclass
+class StateFile:
+    """`state.safetensors` in the folder that will be the run: what is trained on what, and how far it has come.
+
+    The folder appears with the first state. `about` (JSON values) is what a resume has to agree with.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    overwrite: bool = False
+    _written: float = field(default_factory=time.monotonic)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / STATE
+
+    def due(self) -> bool:
+        """Whether the last state is old enough for another."""
+        return time.monotonic() - self._written >= SECONDS
+
+    def save(self, training: Training) -> None:
+        """Write the state, whole or not at all."""
+        if not self.path.is_file():
+            with new_directory(self.folder, self.overwrite) as folder:
+                write_mark(folder, KIND)
+                self._write(folder / STATE, training)
+        else:
+            self._write(self.path, training)
+        self._written = time.monotonic()
+
+    def _write(self, path: Path, training: Training) -> None:
+        progress = {"step": training.step, "best_step": training.best_step, "history": training.history}
+        save_tensors(path, training.tensors(), {"about": self.about, **progress})
+
+    def restore(self, training: Training) -> None:
+        """Bring `training` to where the state is, if there is one."""
+        if self.path.is_file():
+            tensors, info = load_tensors(self.path, ("step", "best_step", "history"))
+            training.restore(tensors, info, self.path)
+
+    def check(self) -> None:
+        """Raise InputError, with what differs, when the state is of another training than `about` says."""
+        _, info = load_tensors(self.path, ("about",))
+        wanted, begun = json.loads(json.dumps(self.about)), info["about"]
+        for what, name in (("data", "other data"), ("synthetic", "other synthetic images")):
+            if wanted[what] != begun[what]:
+                raise InputError(
+                    f"{self.folder} was begun with {name} ({_difference(begun[what], wanted[what])}); resume it with those, "
+                    "or begin anew with --overwrite."
+                )
+        if wanted["training"] != begun["training"]:
+            raise InputError(
+                f"{self.folder} was begun with other settings ({_difference(begun['training'], wanted['training'])}); "
+                "give the command that began it, with --resume, or begin anew with --overwrite."
+            )
+
+
+def _difference(begun: Any, wanted: Any) -> str:
+    """What the values were and what they are now, of those that differ."""
+    if isinstance(begun, dict) and isinstance(wanted, dict):
+        names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
+        return ", ".join(f"{name} {begun.get(name)}, not {wanted.get(name)}" for name in names)
+    return f"{begun}, not {wanted}"

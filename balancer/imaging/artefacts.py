@@ -7,6 +7,7 @@ real images too, so that each is to be compared with real images of the same ori
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 
 Array = np.ndarray
 
@@ -16,6 +17,8 @@ _PERIODS = (
 )  # pixels, of the patterns that upsampling by 2 leaves in its last and in its last but one layer
 _FINE = (0.2, 0.5)  # cycles per pixel
 _COARSE = (0.04, 0.1)
+_MEDIAN_OF_NORMAL = 0.6745  # of the magnitude of standard normal values,
+_MIDDLE_OF_NORMAL = 0.6928  # and its mean between the quartiles
 
 
 def _grey(image: Array) -> Array:
@@ -25,9 +28,10 @@ def _grey(image: Array) -> Array:
 def seam(image: Array) -> float:
     """The largest step of grey, in levels, that half of a whole row or column of pixels shares beside the next one.
 
-    Across each line the step that the steps before and after it do not lead one to expect, its median along the line.
-    Edges of cells cross a line here and there, light and dark ones alike; a seam runs along it. Images of fewer than 4
-    pixels along a side give 0. Seams at other angles are not seen.
+    Across each line the step that the steps before and after it do not lead one to expect, its median along the line, less
+    three of that median's standard errors: what chance makes of the worst of some 250 lines. Edges of cells cross a line
+    here and there, light and dark ones alike; a seam runs along it. Images of fewer than 4 pixels along a side give 0.
+    Seams at other angles are not seen.
     """
     grey = _grey(image)
     if min(grey.shape) < 4:
@@ -36,7 +40,9 @@ def seam(image: Array) -> float:
     for plane in (grey, grey.T):
         step = np.diff(plane, axis=0)
         jump = step[1:-1] - (step[:-2] + step[2:]) / 2
-        worst = max(worst, float(np.abs(np.median(jump, axis=1)).max()))
+        scatter = np.median(np.abs(jump)) / _MEDIAN_OF_NORMAL
+        chance = 3 * np.sqrt(np.pi / 2 / jump.shape[1]) * scatter  # of the median of normal values
+        worst = max(worst, float(np.abs(np.median(jump, axis=1)).max() - chance))
     return worst
 
 
@@ -76,10 +82,15 @@ def sharpness(image: Array) -> float:
 
 
 def noise(image: Array) -> float:
-    """Standard deviation of white noise in grey levels: 1.48 times the median diagonal detail of the three channels.
+    """Standard deviation of white noise in grey levels, by the diagonal detail of the three channels.
 
-    The finest diagonal Haar coefficients, of which edges fill few (Donoho and Johnstone, Biometrika 81, 1994).
+    The finest diagonal Haar coefficients, of which edges fill few (Donoho and Johnstone, Biometrika 81, 1994), about their
+    median, which a checkerboard moves and noise does not. Of their magnitudes the interquartile mean, since a median of
+    whole numbers goes in steps.
     """
     plane = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2].astype(np.float64)
     detail = plane[::2, ::2] - plane[1::2, ::2] - plane[::2, 1::2] + plane[1::2, 1::2]
-    return float(np.median(np.abs(detail))) / 2 / 0.6745 if detail.size else 0.0
+    if not detail.size:
+        return 0.0
+    size = np.abs(detail - np.median(detail, axis=(0, 1)))
+    return float(stats.trim_mean(size, 0.25, axis=None)) / 2 / _MIDDLE_OF_NORMAL

@@ -50,6 +50,19 @@ def test_noise_is_measured_in_grey_levels() -> None:
     assert artefacts.noise(_pixels(flat)) == 0
 
 
+def test_noise_is_no_seam_and_a_checkerboard_no_noise(image: np.ndarray) -> None:
+    noisy = _pixels(image + np.random.default_rng(0).normal(0, 25, image.shape))
+    assert artefacts.seam(noisy) < artefacts.seam(image) + 2
+    sign = 1 - 2.0 * (np.indices((128, 128)).sum(0) % 2)
+    assert artefacts.noise(_pixels(image * (1 + 0.05 * sign)[..., None])) < artefacts.noise(image) + 3
+
+
+def test_noise_of_whole_grey_levels_goes_in_no_steps() -> None:
+    drawn = np.random.default_rng(0).normal(128, 1, (64, 64, 3))
+    found = [artefacts.noise(_pixels(128 + width * (drawn - 128))) for width in np.linspace(1, 1.5, 6)]
+    assert np.diff(found).min() > 0.04
+
+
 def test_sharpness_falls_with_blur(image: np.ndarray) -> None:
     seen = [
         artefacts.sharpness(_pixels(ndimage.gaussian_filter(image.astype(float), (width, width, 0))))

@@ -1,6 +1,6 @@
 """Classifier networks behind one registry."""
 
-from classifier.models import cnn11, hybrid, shape, single  # importing them registers their entries
+from classifier.models import cnn11, fcmae, hybrid, shape, single  # importing them registers their entries
 from classifier.models.registry import (
     Recipe,
     available,
@@ -17,6 +17,7 @@ __all__ = [
     "check_name",
     "cnn11",
     "create_model",
+    "fcmae",
     "hybrid",
     "reads_mask",
     "recipe",

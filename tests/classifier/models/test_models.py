@@ -43,7 +43,7 @@ def smallest(name: str) -> str:
 
 
 def test_the_registry_has_the_networks_of_the_field() -> None:
-    assert {"hybrid", "convnextv2", "swin", "resnet18", "cnn11", "shape"} <= set(available())
+    assert {"hybrid", "convnextv2", "swin", "fcmae-wpat", "resnet18", "cnn11", "shape"} <= set(available())
     assert [name for name in available() if reads_mask(name)] == ["shape"]
     assert recipe("cnn11") == Recipe("leukocyte", ("background",))
     assert recipe("hybrid") == recipe(TIMM[0]) == Recipe()

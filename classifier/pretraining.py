@@ -1,0 +1,215 @@
+"""Pretraining on train images without their labels: the masked autoencoder, and its run on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import timm.optim
+import torch
+from PIL import Image
+from torch import Tensor
+
+from balancer.data import PreparedDataset
+from balancer.devices import choose_device
+from balancer.errors import InputError, unknown_name
+from balancer.files import new_directory, refuse_existing, write_csv, write_json
+from balancer.progress import track
+from classifier.config import PRECISIONS
+from classifier.imbalance import batches
+from classifier.models import resolve_size
+from classifier.models.fcmae import MaskedAutoencoder
+from classifier.pretrained import ENCODER, FORMAT, KIND, SEEN
+from classifier.training import autocast
+from classifier.transforms import Images, Transform
+
+ARCH = "fcmae-wpat"
+SAMPLES = Path("samples") / "reconstructions.png"
+_LINES = 20  # of metrics.jsonl
+_SAMPLES = 8  # images in the sheet of samples
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """All that a pretraining depends on besides its images. Raises InputError for impossible values."""
+
+    size: str = "auto"
+    steps: int = 2000
+    batch_size: int = 64
+    mask_ratio: float = 0.6  # share of the patches that is hidden
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1  # share of the steps over which the learning rate rises; then a cosine to 0
+    clip: float = 1.0  # largest norm of the gradient
+    augmentation: str = "flips"
+    precision: str = "auto"  # bfloat16 where the processor computes in it, else float32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        Transform(self.augmentation)  # refuses one that does not exist
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        for name, least in (("steps", 1), ("batch_size", 2)):  # batch norm needs two
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a positive number; got {getattr(self, name)}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay must be 0 or more; got {self.weight_decay}.")
+        if not 0 < self.warmup < 1:
+            raise InputError(f"warmup is a share of the steps, above 0 and below 1; got {self.warmup}.")
+        if not 0 < self.mask_ratio < 1:
+            raise InputError(
+                f"mask_ratio is the share of hidden patches, above 0 and below 1; got {self.mask_ratio}."
+            )
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A finished pretraining."""
+
+    model: MaskedAutoencoder  # in eval mode
+    history: list[dict[str, float]]  # up to 20 entries: step, and the mean loss since the one before
+
+
+def pretrain(data: PreparedDataset, config: PretrainingConfig, out: Path, overwrite: bool = False) -> Path:
+    """Pretrain the encoder of `fcmae-wpat` on the train images of `data`, and write the run to `out`.
+
+    The run appears whole at its end: config.json, metrics.jsonl, encoder.safetensors (config in its metadata), seen.csv
+    (the train images: source_sha256, label and split; labels are not used) and a sheet of reconstructions. Returns
+    `out`. Raises InputError for an `out` that exists, where there are no train images, and as `fit_autoencoder` does.
+    """
+    out = Path(out)
+    refuse_existing(out, overwrite, [data.root])
+    table = data.tables["train"]
+    if table.empty:
+        raise InputError(f"{data.root / 'train'} has no images; prepare a dataset with more images.")
+    size = resolve_size(ARCH, config.size, data.resolution)
+    images = data.images("train")
+    with new_directory(out, overwrite) as folder:
+        fitted = fit_autoencoder(config, images)
+        described = _describe(data, config, size, fitted.model)
+        write_json(folder / "config.json", described)
+        lines = "".join(json.dumps(entry) + "\n" for entry in fitted.history)
+        (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
+        save_encoder(folder / ENCODER, fitted.model, described)
+        write_csv(folder / SEEN, table[["source_sha256", "label"]].assign(split="train"))
+        (folder / SAMPLES).parent.mkdir()
+        save_reconstructions(folder / SAMPLES, fitted.model, images, config)
+    return out
+
+
+def fit_autoencoder(
+    config: PretrainingConfig, images: Images, device: str | torch.device | None = None
+) -> Pretrained:
+    """Train a masked autoencoder on images uint8 N×R×R×3.
+
+    AdamW (no decay on norms and biases; β2 0.95), linear warm-up, cosine to 0. The same arguments on the same machine
+    with the same number of threads give the same numbers; torch's global generator is left as it was. Raises
+    InputError when the loss is no longer finite.
+    """
+    device = torch.device(device) if device else choose_device(None)
+    transform = Transform(config.augmentation)
+    generator = torch.Generator().manual_seed(config.seed)
+    report_at = {math.ceil(config.steps * (i + 1) / _LINES) for i in range(_LINES)}
+    history: list[dict[str, float]] = []
+    losses: list[Tensor] = []
+    resolution = images[np.arange(1)].shape[1]
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = MaskedAutoencoder(resolve_size(ARCH, config.size, resolution), resolution)
+        model = model.to(device).to(memory_format=torch.channels_last).train()
+        optimizer = torch.optim.AdamW(
+            timm.optim.param_groups_weight_decay(model, config.weight_decay), betas=(0.9, 0.95), fused=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            config.learning_rate,
+            total_steps=config.steps + 1,  # it gives the step after the last a rate, too
+            pct_start=config.warmup,
+            cycle_momentum=False,
+        )
+        drawn = batches(np.zeros(len(images), np.int64), config.batch_size, "natural", config.seed)
+        for step in track(range(1, config.steps + 1), "Pretraining", total=config.steps):
+            pixels = transform.augment(torch.from_numpy(images[next(drawn)]), generator)
+            visible = model.draw(len(pixels), config.mask_ratio, generator).to(device)
+            with autocast(device, config.precision):
+                loss = model.loss(transform.normalise(pixels.to(device)), visible)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
+            if step in report_at:
+                mean = torch.stack(losses).mean().item()
+                losses.clear()
+                if not math.isfinite(mean):
+                    raise InputError(
+                        f"Pretraining lost its footing by step {step} (the loss is {mean}); "
+                        f"take a learning_rate below {config.learning_rate}."
+                    )
+                history.append({"step": step, "loss": mean})
+    return Pretrained(model.eval(), history)
+
+
+def save_encoder(path: Path, model: MaskedAutoencoder, config: dict[str, Any]) -> None:
+    """Write the encoder's weights as safetensors with `config` as JSON in the metadata."""
+    weights = {name: value.contiguous() for name, value in model.encoder.state_dict().items()}
+    safetensors.torch.save_file(weights, os.fspath(path), metadata={"config": json.dumps(config)})
+
+
+@torch.inference_mode()
+def save_reconstructions(
+    path: Path, model: MaskedAutoencoder, images: Images, config: PretrainingConfig
+) -> None:
+    """Write a sheet of up to 8 of the images: as they are, what the encoder sees, and with the hidden patches predicted.
+
+    A prediction lacks the mean and the deviation of its patch, which are given back to it here.
+    """
+    device = next(model.parameters()).device
+    transform = Transform("none")
+    chosen = np.linspace(0, len(images) - 1, min(_SAMPLES, len(images))).astype(int)
+    pixels = torch.from_numpy(images[chosen]).to(device)
+    visible = model.draw(len(pixels), config.mask_ratio, torch.Generator().manual_seed(config.seed)).to(
+        device
+    )
+    normalised = transform.normalise(pixels)
+    _, mean, deviation = model.targets(normalised)
+    whole = model.canvas(normalised)
+    seen = torch.nn.functional.interpolate(visible.float(), size=whole.shape[-2:])
+    predicted = model(normalised, visible) * deviation + mean
+    columns = [whole, whole * seen, torch.lerp(predicted, whole, seen)]
+    scale, offset = (torch.tensor(values, device=device) for values in (transform.std, transform.mean))
+    sheet = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2).permute(1, 2, 0)
+    shown = ((sheet * scale + offset) * 255).round().clamp(0, 255).to(torch.uint8)
+    Image.fromarray(shown.cpu().numpy()).save(path)
+
+
+def _describe(
+    data: PreparedDataset, config: PretrainingConfig, size: str, model: MaskedAutoencoder
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "arch": ARCH,
+        "size": size,
+        "resolution": data.resolution,
+        "patch": model.patch,
+        "grid": model.grid,
+        "pretraining": asdict(config),
+        "data": {
+            "path": str(data.root.absolute()),
+            "fingerprint": data.fingerprint,
+            "source": data.source,
+            "treatment": data.treatment,
+            "images": len(data.tables["train"]),
+        },
+    }

@@ -15,7 +15,7 @@ there, and so does every measure where real images are odd in many ways.
 A class's medians are its own. Its percentiles are filled up by the other classes of `ENOUGH` images: the 90th as if they
 were 12 images more, the 97th as if they were 100 more. So is its limit, by their surprises as if they were 400 more: what
 2.5 % of 50 images exceed is the oddest of them, which says little. Tails take train images too, which are real; limits are
-those of images that no generator was trained on. A class of fewer than `ENOUGH` images has the limit of all classes together,
+those of images that no generator was trained on, unless all classes together have fewer than `ENOUGH`. A class of fewer than `ENOUGH` images has the limit of all classes together,
 each cut down to as few images and judged by the rest of them, so that it allows for what so few images leave unknown. Below
 `FEWEST` images, or where there is nothing to borrow from, nothing is checked. The notes say which.
 """
@@ -228,7 +228,8 @@ def fit(measured: Mapping[str, pd.DataFrame], trained_on: Mapping[str, pd.DataFr
         for label, table in measured.items()
     }
     tables = {label: table for label, table in every.items() if len(table) >= FEWEST}
-    unseen = {label: len(measured[label]) for label in tables}
+    few = sum(len(measured[label]) for label in tables) < ENOUGH
+    unseen = {label: len(tables[label] if few else measured[label]) for label in tables}
     whitening = _whitening(tables.values())
     centres = {label: _centre(table) for label, table in tables.items()}
     apart = {
@@ -262,8 +263,8 @@ def fit(measured: Mapping[str, pd.DataFrame], trained_on: Mapping[str, pd.DataFr
         notes[label] = f"Limits for single images of {label} from {n} real images"
         if n >= ENOUGH:
             own = surprise[label]
-            if len(own) < n:
-                notes[label] += f", {len(own)} of which no generator was trained on"
+            if len(measured[label]) < n:
+                notes[label] += f", {len(measured[label])} of which no generator was trained on"
         else:
             lending = list(_as_few(n, values, unseen, lent, common))
             notes[label] += (

@@ -70,7 +70,6 @@ class Backbone:
             probe = torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=device)
             self.dimension = self.network(probe).shape[1]
 
-    @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features, float32 N×dimension, of uint8 images N×H×W×3 in [0, 255] of any size."""
         return in_batches(images, self.network, self.dimension, self.device, f"{self.name} features")

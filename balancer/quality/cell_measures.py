@@ -15,8 +15,8 @@ from balancer.imaging import artefacts, morphology, segmentation
 from balancer.quality import measures
 from balancer.quality.features import Cached
 
-_WORTH_PROCESSES = 512  # images: below, processes start more slowly than one of them works
-_BATCH = 64  # images that a process takes at a time
+_WORTH_PROCESSES = 256  # images: below, processes start more slowly than one of them works
+_BATCH = 32  # images that a process takes at a time
 
 
 def cell_measures(images: np.ndarray) -> pd.DataFrame:

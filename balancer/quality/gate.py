@@ -181,7 +181,15 @@ def fit_gate(
     rules = load_rules()
     classes = real_classes(dataset, labels, extractor, rules, seed, seen)
     linear = _linear_probe(classes, rules, seed)
-    limits = defects.fit({label: cell_measures(real.fitting.pixels) for label, real in classes.items()})
+    fitting = [real.fitting.pixels for real in classes.values()]
+    measured = cell_measures(np.concatenate(fitting))  # at once, as many are spread over processes
+    ends = np.cumsum([len(pixels) for pixels in fitting])
+    limits = defects.fit(
+        {
+            label: measured[end - len(pixels) : end].reset_index(drop=True)
+            for label, pixels, end in zip(classes, fitting, ends, strict=True)
+        }
+    )
     classes = {
         label: replace(real, note=f"{real.note} {limits.notes[label]}") for label, real in classes.items()
     }

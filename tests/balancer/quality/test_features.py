@@ -168,3 +168,24 @@ def test_damaged_cache_costs_no_result(cache: Path, images: np.ndarray) -> None:
     cache.write_bytes(b"this is no database at all, and long enough to be read as one" * 100)
     inner = Counting()
     np.testing.assert_array_equal(Cached(inner)(images), inner(images))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batches_come_in_order_whatever_the_threads(images: np.ndarray, threads: int) -> None:
+    def embed(batch: torch.Tensor) -> torch.Tensor:
+        assert torch.get_num_threads() == 1 and len(batch) <= 5
+        return batch.float().sum(dim=(2, 3))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = features.in_batches(images, embed, 3, torch.device("cpu"), "sums", 5)
+        assert torch.get_num_threads() == threads
+        with pytest.raises(ZeroDivisionError):
+            features.in_batches(
+                images, lambda batch: batch.sum() / (1 // 0), 3, torch.device("cpu"), "sums", 5
+            )
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found, Counting()(images))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,16 @@ def parser(package: str, doc: str | None, parts: Sequence[str]) -> argparse.Argu
         prog=f"python -m {package}", description=doc, formatter_class=argparse.RawTextHelpFormatter
     )
     made.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
+    sets_option(made)
+    return made
+
+
+def sets_option(made: argparse.ArgumentParser) -> None:
+    """Add --sets, the folder with the real image sets."""
     default = Path(
         os.environ.get("HEMABALANCE_REAL_DATA", Path(__file__).resolve().parents[2] / "shared/data")
     )
     made.add_argument("--sets", type=Path, default=default, metavar="DIR", help=f"[default: {default}]")
-    return made
 
 
 def chosen_parts(
@@ -37,3 +42,9 @@ def print_part(package: str, part: str, sets: Path, *options: Any) -> None:
     """Print the table of one part, under its name."""
     table = import_module(f"{package}.{part}").table(sets, *options)
     print(f"## {part.capitalize()}\n\n{table}\n", flush=True)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table, without a line end."""
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])

@@ -1,0 +1,210 @@
+"""The trainings that the benchmark of classifiers consists of, and how one is done.
+
+A training is known by what it is (`Training`), and its result is one table of predictions: whoever has that table need
+not train again, on this machine or another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from balancer.data import ImageStore, PreparedDataset, prepare
+from balancer.files import new_directory, write_text
+from classifier import calibration, training
+from classifier.arms import CHEAP
+from classifier.jobs import code_version
+from classifier.models import available
+from classifier.pretraining import PretrainingConfig, pretrain
+from classifier.training import TrainingConfig
+
+RESOLUTION = 64
+SEEDS = (0, 1, 2)
+TIMM = "timm:mobilenetv3_small_100"  # stands for any timm name
+LIMITED = {"basophil": 15, "monocyte": 15}
+SETS: dict[str, tuple[str, dict[str, int], tuple[str, ...]]] = {  # folder, limits, labels left out
+    "pbc": ("pbc", {}, ()),
+    "pbc-15": ("pbc", LIMITED, ()),
+    "segwbc": ("segwbc", {}, ("basophil",)),  # of which there is one image
+    "all4": ("all4", {}, ()),
+    "all_idb2": ("all_idb2", {}, ()),
+}
+STEPS = {"pbc": 1500, "pbc-15": 600, "segwbc": 300, "all4": 600, "all_idb2": 300}
+UNSEEN = {"pbc": "segwbc"}  # trained on the one, tested on all images of the other too
+BASE: dict[str, Any] = {"sampling": "balanced", "evaluations": 4}
+STAGES = ("entries", "remedies", "preprocessing", "pretraining", "stain")
+_COMPARED = "resnet18"  # the network of the stages that compare something else
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: on which data, from how many of the labels, of what, with which seed."""
+
+    stage: str
+    dataset: str
+    name: str  # what is compared in the stage: an entry, a remedy, a preprocessing …
+    settings: tuple[tuple[str, Any], ...]  # of `TrainingConfig`, beside BASE and STEPS
+    seed: int
+    share: float = 1.0  # of the labels of each class, at least one
+    pretrained: bool = False  # the encoder by `pretrain` on all train images of the dataset
+
+    @property
+    def key(self) -> str:
+        """SHA-256 (hex, 16 digits) over what the training is."""
+        about = asdict(self) | {"base": BASE, "steps": STEPS[self.dataset], "resolution": RESOLUTION}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def trainings(stage: str) -> Iterator[Training]:
+    """The trainings of a stage."""
+
+    def made(dataset: str, name: str, settings: Mapping[str, Any], **rest: Any) -> Iterator[Training]:
+        for seed in SEEDS:
+            yield Training(stage, dataset, name, tuple(sorted(settings.items())), seed, **rest)
+
+    if stage == "entries":
+        for dataset in ("pbc-15", "segwbc", "all_idb2", "all4", "pbc"):
+            for arch in (*available(), TIMM):
+                yield from made(dataset, arch, {"arch": arch})
+    elif stage == "remedies":
+        for name, arm in CHEAP.items():
+            own = {"loss": arm.loss, "sampling": arm.sampling, "mixing": arm.mixing}
+            own |= {"augmentation": arm.augmentation} if arm.augmentation else {}
+            yield from made("pbc-15", name, {"arch": _COMPARED} | own)
+    elif stage == "preprocessing":
+        for name in ("none", "clahe", "reinhard", "macenko", "crop", "background"):
+            steps = () if name == "none" else (name,)
+            for dataset in ("pbc-15", "segwbc"):
+                yield from made(dataset, name, {"arch": _COMPARED, "preprocessing": steps})
+    elif stage == "pretraining":
+        for share in (0.01, 0.1, 1.0):
+            for pretrained in (False, True):
+                name = "pretrained" if pretrained else "from scratch"
+                yield from made("pbc", name, {"arch": "fcmae-wpat"}, share=share, pretrained=pretrained)
+    elif stage == "stain":
+        for arch in available():
+            yield from made("pbc", arch, {"arch": arch, "augmentation": "stain"})
+    else:
+        raise ValueError(stage)
+
+
+def prepared(sets: Path, out: Path, name: str) -> PreparedDataset:
+    """The dataset `name` of SETS, prepared once."""
+    folder, limits, left_out = SETS[name]
+    root = out / "data" / name
+    if not (root / "dataset.json").is_file():
+        mapping = None
+        if left_out:
+            mapping = out / f"without-{name}.csv"
+            write_text(mapping, "from,to\n" + "".join(f"{label},\n" for label in left_out))
+        prepare(sets / folder, root, resolution=RESOLUTION, limits=limits, mapping=mapping, overwrite=True)
+    return PreparedDataset.load(root)
+
+
+def encoder(data: PreparedDataset, out: Path, seed: int) -> Path:
+    """The run of a masked autoencoder on all train images of `data`, made once."""
+    run = out / "encoders" / f"{data.root.name}-{seed}"
+    if not run.is_dir():
+        pretrain(data, PretrainingConfig(seed=seed), run)
+    return run
+
+
+def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
+    """Train and predict the test split: a row per test image, and per image of the unseen set where there is one.
+
+    Columns: key, stage, dataset, name, seed, share, test (the set judged on), label, group, predicted, confidence (of
+    the predicted class), calibrated (the same at the temperature of validation), seconds (of one processor), code.
+    """
+    data = prepared(sets, out, unit.dataset)
+    rows = subset(data.labels("train"), unit.share, unit.seed)
+    paths, masks = data.paths("train"), data.mask_paths("train")
+    settings = BASE | {"steps": STEPS[unit.dataset]} | dict(unit.settings)
+    if unit.pretrained:
+        settings |= {"init": str(encoder(data, out, unit.seed))}
+    begun = time.process_time()
+    fitted = training.fit(
+        TrainingConfig(**settings, seed=unit.seed),
+        ImageStore([paths[i] for i in rows], data.resolution, [masks[i] for i in rows]),
+        data.labels("train")[rows],
+        data.images("validation"),
+        data.labels("validation"),
+        len(data.classes),
+        "cpu",
+    )
+    seconds = time.process_time() - begun
+    temperature = calibration.fit_temperature(fitted.validation_probabilities, data.labels("validation"))
+    judged = {unit.dataset: (data, ("test",))}
+    if unit.dataset in UNSEEN and unit.share == 1:
+        other = UNSEEN[unit.dataset]
+        judged[other] = (prepared(sets, out, other), ("train", "validation", "test"))
+    tables = []
+    for name, (judges, splits) in judged.items():
+        for split in splits:
+            p = training.predict_probabilities(fitted.model, judges.images(split))
+            labels = np.array([data.class_index(label) for label in judges.tables[split]["label"]])
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "test": name,
+                        "label": labels.astype(np.int16),
+                        "group": judges.tables[split]["group"].astype(str).to_numpy(),
+                        "predicted": p.argmax(1).astype(np.int16),
+                        "confidence": p.max(1).astype(np.float32),
+                        "calibrated": calibration.scaled(p, temperature).max(1).astype(np.float32),
+                    }
+                )
+            )
+    about = {key: value for key, value in asdict(unit).items() if key not in ("settings", "pretrained")}
+    return pd.concat(tables, ignore_index=True).assign(
+        key=unit.key, **about, classes=len(data.classes), seconds=seconds, code=code_version()
+    )
+
+
+def subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Sorted indices of `share` of the images of each class, at least one, drawn by seed."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        of_label = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(of_label[: max(1, round(share * len(of_label)))])
+    return np.sort(np.concatenate(chosen))
+
+
+class Results:
+    """Finished trainings: a table for each under OUT/jobs, and those that the repository carries in one file."""
+
+    def __init__(self, out: Path, carried: Path) -> None:
+        self.jobs = out / "jobs"
+        self.carried = carried
+
+    def done(self) -> set[str]:
+        """Keys of the finished trainings."""
+        here = {path.name for path in self.jobs.iterdir()} if self.jobs.is_dir() else set()
+        return here | (
+            set(pd.read_parquet(self.carried, columns=["key"])["key"]) if self.carried.is_file() else set()
+        )
+
+    def add(self, table: pd.DataFrame) -> None:
+        """Keep the table of one training, whole or not at all."""
+        self.jobs.mkdir(parents=True, exist_ok=True)
+        with new_directory(self.jobs / table["key"].iat[0], overwrite=True) as aside:
+            table.to_parquet(aside / "predictions.parquet", index=False)
+
+    def read(self) -> pd.DataFrame:
+        """The predictions of all finished trainings of the present study."""
+        known = {unit.key for stage in STAGES for unit in trainings(stage)}
+        paths = sorted(self.jobs.glob("*/predictions.parquet")) if self.jobs.is_dir() else []
+        tables = [pd.read_parquet(path) for path in paths]
+        if self.carried.is_file():
+            carried = pd.read_parquet(self.carried)
+            tables.append(carried[~carried["key"].isin({path.parent.name for path in paths})])
+        found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"key": []})
+        return found[found["key"].isin(known)].reset_index(drop=True)

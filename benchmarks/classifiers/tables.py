@@ -1,0 +1,153 @@
+"""The page of the benchmark of classifiers, from the predictions of its trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.classifiers.study import SEEDS, STEPS, UNSEEN
+from benchmarks.parts import markdown_table
+from classifier import calibration, evaluation
+
+_TITLES = {
+    "pbc": "PBC, whole",
+    "pbc-15": "PBC, 15 basophils and 15 monocytes",
+    "segwbc": "segwbc, without its one basophil",
+    "all4": "all4",
+    "all_idb2": "all_idb2",
+}
+
+
+def page(predictions: pd.DataFrame) -> str:
+    """The Markdown page: a section for each stage that has results."""
+    done = predictions.groupby("key").first()
+    hours = done["seconds"].sum() / 3600
+    head = (
+        "# The classifiers, measured\n\n"
+        f"{len(done)} trainings at 64 px from scratch, {hours:.1f} hours of one core. Mean of {len(SEEDS)} seeds and 95 % "
+        "interval over test images and seeds (`classifier.evaluation.contrast`); fewer seeds are named, and one has no interval. "
+        "Batches of 64, balanced sampling; steps: "
+        + ", ".join(f"{name} {steps}" for name, steps in STEPS.items())
+        + ". The expected calibration error (ECE, 15 bins) is that of the network as "
+        "trained, and with the temperature that was fitted to validation.\n"
+    )
+    parts = [head]
+    for stage, write in (
+        ("entries", _entries),
+        ("remedies", _compared),
+        ("preprocessing", _compared),
+        ("pretraining", _pretraining),
+        ("stain", _stain),
+    ):
+        rows = predictions[predictions["stage"] == stage]
+        if len(rows):
+            parts.append(f"## {stage.capitalize()}\n\n{write(rows, predictions)}\n")
+    return "\n".join(parts)
+
+
+def estimate(rows: pd.DataFrame, metric: evaluation.Metric) -> str:
+    """Mean over the seeds, with its interval where there are several, of the predictions of one setting."""
+    by_seed = [part for _, part in rows.groupby("seed")]
+    labels = by_seed[0]["label"].to_numpy(dtype=np.int64)
+    predicted = np.stack([part["predicted"].to_numpy(dtype=np.int64) for part in by_seed])
+    classes = int(rows["classes"].iat[0])
+    if len(by_seed) == 1:
+        value = float(evaluation.score(evaluation.confusion(labels, predicted[0], classes), metric))
+        return f"{value:.3f} (1 seed)"
+    groups = by_seed[0]["group"].to_numpy()
+    found = evaluation.contrast(labels, groups, predicted[None], np.array([1.0]), classes, metric)
+    seeds = "" if len(by_seed) == len(SEEDS) else f", {len(by_seed)} seeds"
+    return f"{found.value:.3f} ({max(found.low, 0):.3f} to {min(found.high, 1):.3f}{seeds})"
+
+
+def _ece(rows: pd.DataFrame, confidence: str) -> str:
+    """Mean over the seeds; the error depends on the probability of the predicted class alone."""
+    values = []
+    for _, part in rows.groupby("seed"):
+        predicted = part["predicted"].to_numpy(dtype=np.int64)
+        top = np.zeros((len(part), int(part["classes"].iat[0])))
+        top[np.arange(len(part)), predicted] = part[confidence]
+        values.append(calibration.expected_calibration_error(top, part["label"].to_numpy(dtype=np.int64)))
+    return f"{np.mean(values):.3f}"
+
+
+def _table(rows: pd.DataFrame, first: str, names: Iterable[str], key: Callable[[str], pd.DataFrame]) -> str:
+    body = []
+    for name in names:
+        of = key(name)
+        if len(of):
+            seconds = of.groupby("key")["seconds"].first().mean()
+            body.append(
+                (
+                    f"`{name}`",
+                    estimate(of, "macro_f1"),
+                    estimate(of, "balanced_accuracy"),
+                    f"{_ece(of, 'confidence')} / {_ece(of, 'calibrated')}",
+                    f"{seconds:.0f}",
+                )
+            )
+    return markdown_table(
+        (first, "macro-F1", "balanced accuracy", "ECE / with temperature", "seconds of one core"), body
+    )
+
+
+def _in_order(rows: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(rows["name"]))
+
+
+def _entries(rows: pd.DataFrame, every: pd.DataFrame) -> str:
+    parts = []
+    for dataset, title in _TITLES.items():
+        of = rows[(rows["dataset"] == dataset) & (rows["test"] == dataset)]
+        if len(of):
+            images = len(of[of["key"] == of["key"].iat[0]])
+            table = _table(of, "network", sorted(set(of["name"])), lambda name, of=of: of[of["name"] == name])
+            parts.append(f"### {title} ({images} test images)\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def _compared(rows: pd.DataFrame, every: pd.DataFrame) -> str:
+    parts = []
+    for dataset, of in rows.groupby("dataset", sort=False):
+        of = of[of["test"] == dataset]
+        table = _table(of, "setting", _in_order(of), lambda name, of=of: of[of["name"] == name])
+        parts.append(f"### {_TITLES[str(dataset)]}, ResNet-18\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def _pretraining(rows: pd.DataFrame, every: pd.DataFrame) -> str:
+    own = rows[rows["test"] == rows["dataset"]]
+    body = []
+    for share, of in own.groupby("share"):
+        cells = [
+            estimate(part, "macro_f1") if len(part := of[of["name"] == name]) else "–"
+            for name in ("from scratch", "pretrained")
+        ]
+        body.append((f"{share:.0%}", *cells))
+    return markdown_table(("labels", "macro-F1 from scratch", "macro-F1 with the pretrained encoder"), body)
+
+
+def _stain(rows: pd.DataFrame, every: pd.DataFrame) -> str:
+    """Trained on PBC and tested on all images of the unseen set, with stain augmentation and without."""
+    body = []
+    for name in sorted(set(rows["name"])):
+        cells = []
+        for stage in ("entries", "stain"):
+            of = every[(every["stage"] == stage) & (every["dataset"] == "pbc") & (every["name"] == name)]
+            for test in ("pbc", UNSEEN["pbc"]):
+                part = of[of["test"] == test]
+                cells.append(estimate(part, "macro_f1") if len(part) else "–")
+        body.append((f"`{name}`", *cells))
+    header = (
+        "network",
+        "PBC",
+        f"{UNSEEN['pbc']}, unseen",
+        "PBC, stain augmented",
+        f"{UNSEEN['pbc']}, unseen, stain augmented",
+    )
+    return (
+        "Macro-F1 over the classes that both sets have; any other answer is an error there. The unseen set is taken at its "
+        "own scale.\n\n" + markdown_table(header, body)
+    )

@@ -1,0 +1,79 @@
+"""The benchmark of classifiers on small rendered sets: what it does, does not do twice, and says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from balancer import smear
+from benchmarks.classifiers import study, tables
+from benchmarks.classifiers.study import Results, Training, do, subset, trainings
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a source "own" and another, "other", that lacks a class."""
+    smear.write_source(tmp_path / "sets/own", {"neutrophil": 20, "lymphocyte": 20, "CLL": 20}, 32, seed=0)
+    smear.write_source(tmp_path / "sets/other", {"neutrophil": 12, "lymphocyte": 12}, 32, seed=1)
+    monkeypatch.setattr(study, "SETS", {"own": ("own", {"CLL": 6}, ()), "other": ("other", {}, ())})
+    monkeypatch.setattr(study, "STEPS", {"own": 2, "other": 2})
+    monkeypatch.setattr(study, "UNSEEN", {"own": "other"})
+    monkeypatch.setattr(study, "RESOLUTION", 32)
+    return tmp_path
+
+
+def test_a_training_gives_a_table_that_need_not_be_made_again(small: Path) -> None:
+    unit = Training("entries", "own", "resnet18", (("arch", "resnet18"),), seed=0)
+    table = do(unit, small / "sets", small / "out")
+    own, other = table[table["test"] == "own"], table[table["test"] == "other"]
+    assert len(other) == 24 and set(other["label"]) <= {1, 2} and set(own["label"]) == {0, 1, 2}
+    assert table["confidence"].between(1 / 3, 1).all() and (table["classes"] == 3).all()
+    results = Results(small / "out", small / "carried.parquet")
+    assert unit.key not in results.done()
+    results.add(table)
+    assert unit.key in results.done()
+    table.to_parquet(small / "carried.parquet")
+    assert unit.key in Results(small / "elsewhere", small / "carried.parquet").done()
+    assert len({unit.key, replace(unit, seed=1).key, replace(unit, share=0.1).key}) == 3
+
+
+def test_every_stage_has_every_seed_and_no_training_twice() -> None:
+    units = [unit for stage in study.STAGES for unit in trainings(stage)]
+    assert len({unit.key for unit in units}) == len(units)
+    for stage in study.STAGES:
+        of = list(trainings(stage))
+        assert len({unit.seed for unit in of}) == 3 and len(of) % 3 == 0
+
+
+def test_a_share_of_the_labels_is_of_every_class() -> None:
+    labels = np.repeat([0, 1, 2], [100, 50, 3])
+    rows = subset(labels, 0.1, seed=0)
+    assert np.bincount(labels[rows]).tolist() == [10, 5, 1]
+    assert (rows == subset(labels, 0.1, seed=0)).all() and (rows != subset(labels, 0.1, seed=1)).any()
+    assert len(subset(labels, 1.0, seed=0)) == 153
+
+
+def test_the_page_gives_known_values() -> None:
+    labels = np.repeat([0, 1], 50)
+    wrong = labels.copy()
+    wrong[:10] = 1
+    made = [
+        pd.DataFrame(
+            {
+                "key": f"{seed}", "stage": "entries", "dataset": "all_idb2", "name": "swin", "seed": seed, "share": 1.0,
+                "test": "all_idb2", "label": labels, "group": np.arange(100).astype(str), "predicted": wrong,
+                "confidence": 0.9, "calibrated": 0.95, "classes": 2, "seconds": 60.0, "code": "",
+            }
+        )
+        for seed in study.SEEDS
+    ]  # fmt: skip
+    page = tables.page(pd.concat(made, ignore_index=True))
+    (row,) = (line for line in page.splitlines() if line.startswith("| `swin`"))
+    assert "| 0.899 (" in row and "| 0.900 (" in row and "| 0.000 / 0.050 | 60 |" in row
+    assert "all_idb2 (100 test images)" in page and "seeds)" not in row
+    one = tables.page(made[0])
+    assert "| 0.899 (1 seed) |" in one

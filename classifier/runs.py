@@ -47,7 +47,7 @@ def train_run(
     `check_synthetic` refuses, and where a split is empty or `fit` cannot go on.
     """
     out, config, group = Path(out), config.resolved(), processes(choose_device(None))
-    state = StateFile(out, _training_of(data, synthetic, config), overwrite)
+    state = StateFile(out, _training_of(data, synthetic, config), overwrite, resume)
     if resume and (out / WEIGHTS).is_file():
         note(f"{out} has been trained to its end already; nothing is left to do.")
         return out

@@ -55,6 +55,12 @@ class Training:
     def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], path: Path) -> None:
         """Put back what `tensors` gave and what `info` counts (step, best_step, history); `path` is for the errors."""
         restore_state(tensors, self._modules, {"model": self.optimizer}, path)
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if (
+                    value.shape == parameter.shape
+                ):  # in its memory layout too: a fused update goes through the memory
+                    moments[name] = torch.empty_like(parameter).copy_(value)
         device = next(self.model.parameters()).device
         self.best = {
             name.removeprefix("best/"): value.to(device)
@@ -70,12 +76,15 @@ class Training:
 class StateFile:
     """`state.safetensors` in the folder that will be the run: what is trained on what, and how far it has come.
 
-    The folder appears with the first state. `about` (JSON values) is what a resume has to agree with.
+    The folder appears with the first state. `about` (JSON values) is what a resume has to agree with; without `resume`
+    a state that is there is not looked at, and replaced with `overwrite`.
     """
 
     folder: Path
     about: Mapping[str, Any]
     overwrite: bool = False
+    resume: bool = False
+    _begun: bool = False  # whether the state that is there is of this training
     _written: float = field(default_factory=time.monotonic)
 
     @property
@@ -88,21 +97,22 @@ class StateFile:
 
     def save(self, training: Training) -> None:
         """Write the state, whole or not at all."""
-        if not self.path.is_file():
+        if not self._begun:
             with new_directory(self.folder, self.overwrite) as folder:
                 write_mark(folder, KIND)
                 self._write(folder / STATE, training)
         else:
             self._write(self.path, training)
-        self._written = time.monotonic()
+        self._begun, self._written = True, time.monotonic()
 
     def _write(self, path: Path, training: Training) -> None:
         progress = {"step": training.step, "best_step": training.best_step, "history": training.history}
         save_tensors(path, training.tensors(), {"about": self.about, **progress})
 
     def restore(self, training: Training) -> None:
-        """Bring `training` to where the state is, if there is one."""
-        if self.path.is_file():
+        """Bring `training` to where the state is, if there is one to go on from."""
+        if self.resume and self.path.is_file():
+            self._begun = True
             tensors, info = load_tensors(self.path, ("step", "best_step", "history"))
             training.restore(tensors, info, self.path)
 

@@ -181,14 +181,16 @@ def fit_gate(
     rules = load_rules()
     classes = real_classes(dataset, labels, extractor, rules, seed, seen)
     linear = _linear_probe(classes, rules, seed)
+    most = rules["sizes"]["most_measured"]
     fitting = [real.fitting.pixels for real in classes.values()]
-    measured = cell_measures(np.concatenate(fitting))  # at once, as many are spread over processes
-    ends = np.cumsum([len(pixels) for pixels in fitting])
+    known = [
+        real.trained_on.drawn(max(0, most - len(real.fitting)) if real.held_out else 0, seed).pixels
+        for real in classes.values()
+    ]
+    measured = _measured([*fitting, *known])
     limits = defects.fit(
-        {
-            label: measured[end - len(pixels) : end].reset_index(drop=True)
-            for label, pixels, end in zip(classes, fitting, ends, strict=True)
-        }
+        dict(zip(classes, measured[: len(classes)], strict=True)),
+        dict(zip(classes, measured[len(classes) :], strict=True)),
     )
     classes = {
         label: replace(real, note=f"{real.note} {limits.notes[label]}") for label, real in classes.items()
@@ -262,6 +264,15 @@ def _linear_probe(classes: Mapping[str, RealClass], rules: Rules, seed: int) -> 
         {label: part.groups for label, part in rows.items()},
         seed,
     )
+
+
+def _measured(parts: Sequence[np.ndarray]) -> list[pd.DataFrame]:
+    """`cell_measures` of each part, all of them at once, as many images are spread over processes."""
+    ends = np.cumsum([len(part) for part in parts])
+    every = cell_measures(np.concatenate(parts))
+    return [
+        every[end - len(part) : end].reset_index(drop=True) for part, end in zip(parts, ends, strict=True)
+    ]
 
 
 def _first_reasons(reasons: Sequence[str | None], others: Sequence[Sequence[str | None]]) -> list[str | None]:

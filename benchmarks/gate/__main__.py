@@ -2,7 +2,7 @@
 
     python -m benchmarks.gate [PART …] [--sets DIR] [--out DIR]
 
-PART: defects, proof, speed; all without any. --sets holds the real image sets (default:
+PART: copies, defects, proof, speed; all without any. --sets holds the real image sets (default:
 $HEMABALANCE_REAL_DATA, else ../shared/data); a part says what it could not find there.
 proof takes long: it keeps under --out what is done, and goes on from there. speed takes --images of each class on
 either side (default: 300).
@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.parts import chosen_parts, parser, print_part
 
 PACKAGE = "benchmarks.gate"
-PARTS = ("defects", "proof", "speed")
+PARTS = ("copies", "defects", "proof", "speed")
 
 
 def main() -> None:

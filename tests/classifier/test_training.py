@@ -14,7 +14,8 @@ from torch import nn
 from balancer.errors import InputError
 from classifier import training
 from classifier.config import TrainingConfig
-from classifier.optimisation import learning_rate_factor
+from classifier.models import create_model
+from classifier.optimisation import learning_rate_factor, make_optimizer, set_learning_rate
 from classifier.training import fit, predict_probabilities, validation_metrics
 
 QUICK = TrainingConfig(arch="convnextv2", steps=6, batch_size=8, evaluations=3)
@@ -138,6 +139,10 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine_to_zero() -> None:
         ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
         ({"weight_decay": -1}, "weight_decay must be 0 or more"),
         ({"warmup": 1.0}, "warmup is a share"),
+        ({"mixing": "mixp"}, "Did you mean 'mixup'"),
+        ({"ema": 1.0}, "ema is a decay"),
+        ({"layer_decay": 0.0}, "layer_decay is a factor"),
+        ({"accumulate": 3}, "does not divide over 3 passes"),
     ],
 )
 def test_impossible_settings_get_a_sentence(values: dict[str, Any], sentence: str) -> None:
@@ -153,6 +158,92 @@ def test_nothing_to_train_on_and_divergence_get_a_sentence(tiny: None) -> None:
         fit(QUICK, images, labels[:29], images, labels, 3)
     with pytest.raises(InputError, match="take a learning_rate below"):
         run(replace(QUICK, learning_rate=1e30))
+
+
+@pytest.mark.parametrize("values", [{}, {"loss": "class-weights"}, {"loss": "ldam", "mixing": "mixup"}])
+def test_accumulated_passes_are_the_whole_batch(tiny: None, values: dict[str, Any]) -> None:
+    """Of a network without batch norm. The weights of the last step, for the best could be of different ones."""
+    config = replace(QUICK, batch_size=12, precision="float32", **values)
+    one, *others = (run(replace(config, accumulate=n), validation=29) for n in (1, 2, 3))
+    for other in others:
+        for name, weight in one.model.state_dict().items():
+            torch.testing.assert_close(other.model.state_dict()[name], weight)
+        for a, b in zip(one.history, other.history, strict=True):
+            assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_an_average_is_kept_in_place_of_the_weights(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The average of the weights after every step, with the decay min(ema, 1 − (1 + t)^(−2/3)), t from 0."""
+    weights: list[torch.Tensor] = []
+    update = training.update
+
+    def keeping(session: Any, *args: Any) -> None:
+        update(session, *args)
+        weights.append(session.model.network[2].weight.detach().clone())
+
+    monkeypatch.setattr(training, "update", keeping)
+    fitted = run(replace(QUICK, ema=0.7), validation=29)
+    average = weights[0]
+    for t, weight in enumerate(weights[1:], 1):
+        average = torch.lerp(weight, average, min(0.7, 1 - (1 + t) ** (-2 / 3)))
+    torch.testing.assert_close(fitted.model.network[2].weight, average)
+
+
+def test_logit_adjustment_is_cross_entropy_and_then_less_the_shares(tiny: None) -> None:
+    images, labels = blobs(90)
+    kept = np.flatnonzero((labels != 1) | (np.arange(90) < 20))
+    given = (images[kept], labels[kept], *blobs(29, seed=1), 3)
+    plain, adjusted = (
+        fit(replace(QUICK, loss=loss), *given) for loss in ("cross-entropy", "logit-adjustment")
+    )
+    counts = np.bincount(labels[kept])
+    # Menon et al.: argmax f_y(x) − τ log π_y, so that probabilities are those of the plain training over π
+    expected = plain.validation_probabilities / (counts / counts.sum())
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(adjusted.validation_probabilities, expected, rtol=1e-4)
+    assert [h["loss"] for h in adjusted.history] == [h["loss"] for h in plain.history]
+
+
+def test_ldam_ends_in_cosines(tiny: None) -> None:
+    fitted = run(replace(QUICK, loss="ldam"))
+    network, pixels = fitted.model.network, torch.from_numpy(blobs(4)[0])
+    features = network[:2](fitted.model.transform.normalise(pixels)).detach().numpy()
+    w = network[2].weight.detach().numpy()
+    cosines = features @ w.T / np.linalg.norm(features, axis=1)[:, None] / np.linalg.norm(w, axis=1)
+    np.testing.assert_allclose(fitted.model(pixels).detach(), 30 * cosines, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_does_not_end_in_a_linear_layer_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        training, "create_model", lambda *args: nn.Sequential(nn.Conv2d(3, 3, 16), nn.Flatten())
+    )
+    for loss in ("ldam", "logit-adjustment"):
+        with pytest.raises(InputError, match="take another --arch or --loss"):
+            run(replace(QUICK, loss=loss))
+
+
+@pytest.mark.parametrize("arch", ["hybrid", "convnextv2", "swin", "resnet18", "timm:convnextv2_atto"])
+def test_layer_decay_slows_what_comes_first(arch: str) -> None:
+    config = TrainingConfig(arch=arch, layer_decay=0.5)
+    network = create_model(arch, 3, 64)
+    optimizer = make_optimizer(config, network)
+    scale = {id(p): g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+    named = [(name, scale[id(p)]) for name, p in network.named_parameters()]
+    assert len(named) == len(scale)
+    assert named[-1][1] == 1  # the head
+    stems = [
+        s for name, s in named if "stem" in name or "patch_embed" in name or name.endswith("conv1.weight")
+    ]
+    assert min(scale.values()) in stems
+    if arch == "hybrid":
+        assert {s for name, s in named if name.startswith("fusions")} == {1.0}
+        of = {"".join(name.split(".")[:3:2]): s for name, s in named if ".body." in name}
+        assert [of[f"convnextstages_{i}"] for i in range(3)] == [0.125, 0.25, 0.5]
+        assert [of[f"swinlayers_{i}"] for i in range(3)] == [0.125, 0.25, 0.5]
+        assert of["convnextstem_0"] == of["swinpatch_embed"] == 0.0625
+    set_learning_rate(config, optimizer, 0)
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(2e-3 * group["lr_scale"] / 51)
 
 
 @pytest.mark.slow

@@ -6,9 +6,13 @@ Xiao et al. 2021, arXiv 2106.14881.
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import huggingface_hub
 import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -157,8 +161,13 @@ def linear_head(width: int, classes: int) -> nn.Linear:
 
 
 def timm_model(name: str, pretrained: bool, **options: Any) -> Any:
-    """`timm.create_model`; InputError with a sentence when published weights cannot be fetched."""
+    """`timm.create_model`; InputError with a sentence when published weights cannot be fetched.
+
+    Where the hub's name is not known and no proxy knows it, its client is told so: it would try for most of a minute.
+    """
+    client, offline = huggingface_hub.constants, huggingface_hub.constants.HF_HUB_OFFLINE
     try:
+        client.HF_HUB_OFFLINE = offline or (pretrained and not _hub_is_known())
         return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:
         if not pretrained:
@@ -168,6 +177,17 @@ def timm_model(name: str, pretrained: bool, **options: Any) -> Any:
             f"The published weights of {name} could not be fetched ({type(error).__name__}: {error}); "
             "run once with access to the Hugging Face hub so that they are cached, or train from scratch."
         ) from error
+    finally:
+        client.HF_HUB_OFFLINE = offline
+
+
+def _hub_is_known() -> bool:
+    if getproxies():
+        return True
+    try:
+        return bool(socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, None))
+    except OSError:
+        return False
 
 
 def refuse_unpublished(name: str, size: str, pretrained: bool) -> None:

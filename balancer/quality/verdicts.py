@@ -59,7 +59,7 @@ def on_copies(found: Copies, among_real: Copies, held_out: bool, rules: Rules) -
     what = "a train or held-out image" if held_out else "a train image"
     metric = entry(
         count / total,
-        f"Share of candidates that copy {what}, flips and quarter turns included; beside it the share among {of_real} real "
+        f"Share of candidates that copy {what}, turned, moved or scaled or not; beside it the share among {of_real} real "
         f"{which}.",
         ci=ci,
         real_vs_real=among_real.count / of_real,

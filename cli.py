@@ -654,18 +654,46 @@ def evaluate(run: Path | None, data: Path | None, as_json: bool) -> None:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--run", type=PATH, metavar="RUN", help="Classifier run.  [default: newest under ./runs]")
 @click.option("--um-per-pixel", type=POSITIVE, metavar="UM", help="Scale of the files, for a run whose data were brought to one.")
+@click.option("--coverage", type=float, metavar="SHARE", help="Name the classes that hold the true one for this share of images, such as 0.9; abstain where it is not one class alone.")
+@click.option("--explain", type=PATH, metavar="DIR", help="Write a picture for each image to this new folder: the segmentation, and the pixels that the answer rests on.")
 @json_option
-def predict(paths: tuple[str, ...], run: Path | None, um_per_pixel: float | None, as_json: bool) -> None:
+def predict(paths: tuple[str, ...], run: Path | None, um_per_pixel: float | None, coverage: float | None, explain: Path | None, as_json: bool) -> None:
     """Classify image files, folders or globs."""
     from balancer.data import expand_paths
     from classifier.checkpoints import load_run
     from classifier.prediction import predict_files
 
-    for line in predict_files(load_run(run or _newest_classifier()), expand_paths(paths), um_per_pixel):
+    for line in predict_files(load_run(run or _newest_classifier()), expand_paths(paths), um_per_pixel, coverage, explain):
         if as_json:
             show(line)
         else:
-            click.echo(f"{line['file_name']}: {line['predicted']} ({line['probabilities'][line['predicted']]:.2f})")
+            click.echo(_prediction(line))
+
+
+def _prediction(line: Mapping[str, Any]) -> str:
+    said = f"{line['predicted']} ({line['probabilities'][line['predicted']]:.2f})"
+    if line.get("abstains"):
+        said = f"abstains between {', '.join(line['classes'])}" if line["classes"] else "abstains: no class is likely enough"
+    return f"{line['file_name']}: {said}" + (", unlike the training images" if line.get("unlike_training") else "")
+
+
+@classifier.command()
+@click.option("--run",       type=PATH, metavar="RUN", help="Classifier run.  [default: newest under ./runs]")
+@click.option("--out",       type=PATH, metavar="FILE", required=True, help="The ONNX file.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+def export(run: Path | None, out: Path, overwrite: bool) -> None:
+    """Write a classifier as ONNX, for programs without PyTorch; needs `pip install hemabalance[export]`.
+
+    In: pixels, uint8 N×R×R×3 (RGB; ×4 with the mask where the network reads it), prepared as the run's settings in the
+    file's metadata say. Out: calibrated probabilities, float32 N×classes. Normalisation is inside.
+    """
+    from classifier.checkpoints import load_run
+    from classifier.export import export_onnx
+
+    opened = load_run(run or _newest_classifier())
+    worst = export_onnx(opened, out, overwrite)
+    before = ", ".join(opened.model.transform.preprocessing)
+    click.echo(f"ONNX: {out} ({', '.join(opened.classes)}; probabilities as PyTorch's to {worst:.1g})" + (f"; images have to be preprocessed first: {before}" if before else ""))
 
 
 @classifier.command()
@@ -736,6 +764,12 @@ def _say_evaluation(result: dict[str, Any]) -> None:
         f"Test: macro-F1 {result['macro_f1']:.3f}, balanced accuracy {result['balanced_accuracy']:.3f}, "
         f"{result['images']} images."
     )
+    if "ece" not in result:  # of a run of before there was a calibration
+        return
+    ece, conformal = result["ece"], result["conformal"]
+    click.echo(f"Probabilities: expected calibration error {ece['value']:.3f}, {ece['before']:.3f} without the temperature of {result['temperature']:.2f}.")
+    if conformal:
+        click.echo(f"At a coverage of {conformal['coverage']:g}: the classes named hold the true one for {conformal['realised']:.3f}, and are one alone for {conformal['single']:.3f}.")
 
 
 def _say_report(report: dict[str, Any], out: Path) -> None:

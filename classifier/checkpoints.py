@@ -50,9 +50,8 @@ def save_weights(
     weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
     weights[f"{_RELIABILITY}temperature"] = torch.tensor(model.temperature, dtype=torch.float64)
     if reliability is not None:
-        weights |= {
-            f"{_RELIABILITY}{name}": torch.as_tensor(value) for name, value in vars(reliability).items()
-        }
+        tensors = reliability.tensors()
+        weights |= {f"{_RELIABILITY}{name}": torch.from_numpy(value) for name, value in tensors.items()}
     safetensors.torch.save_file(weights, os.fspath(path), metadata={"config": json.dumps(config)})
 
 
@@ -79,16 +78,13 @@ def load_run(run: Path) -> ClassifierRun:
             network = with_cosine_head(network, len(classes), LDAM_SCALE)
         tensors = safetensors.torch.load_file(path)
         measured = {
-            name.removeprefix(_RELIABILITY): tensors.pop(name)
+            name.removeprefix(_RELIABILITY): tensors.pop(name).numpy()
             for name in list(tensors)
             if name.startswith(_RELIABILITY)
         }
         network.load_state_dict(tensors)
         temperature = float(measured.pop("temperature", 1.0))
-        reliability = None
-        if measured:
-            arrays = {name: measured[name].numpy() for name in ("scores", "mean", "precision")}
-            reliability = Reliability(**arrays, limit=float(measured["limit"]))
+        reliability = Reliability.from_tensors(measured) if measured else None
         transform = Transform.from_json(config["transform"])
     except InputError:
         raise

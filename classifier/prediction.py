@@ -2,62 +2,153 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from balancer.data import PreparedDataset
-from balancer.data.decode import read_any_image
+from balancer.data.decode import image_size, read_any_image
+from balancer.data.wording import number
 from balancer.errors import InputError
+from balancer.files import new_directory, refuse_existing
 from balancer.imaging import stain
 from balancer.imaging.scale import check_scale
 from balancer.progress import note
 from classifier import evaluation
+from classifier.calibration import (
+    BINS,
+    check_coverage,
+    conformal_limit,
+    conformal_sets,
+    expected_calibration_error,
+    scaled,
+)
 from classifier.checkpoints import ClassifierRun, seen_images
 from classifier.provenance import check_judges
-from classifier.training import predict_probabilities
+from classifier.reliability import Answers, Reliability, answers
+from classifier.transforms import Prepared, say_what_is_left
 
+COVERAGE = 0.9  # at which an evaluation says what the conformal sets hold
 _BATCH = 64
+_SMALLEST = 8  # px, the shorter side below which a file shows no cell
 
 
 def predict_files(
-    run: ClassifierRun, paths: Iterable[Path], um_per_pixel: float | None = None
+    run: ClassifierRun,
+    paths: Iterable[Path],
+    um_per_pixel: float | None = None,
+    coverage: float | None = None,
+    explain: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Classify image files of any kind and size, made square, resized and normalised as the training images were.
 
     `um_per_pixel` is the scale of the files, which has to be known where the training images were brought to one.
-    Yields, in order, {"file_name": path as given, "predicted": label, "probabilities": {label: p}}. A file that
-    cannot be read as an image is named in a note and left out. Raises InputError at the end when none could be read, and
-    where the scale is missing or impossible.
+    Yields, in order, {"file_name": path as given, "predicted": label, "probabilities": {label: p}}, the probabilities
+    calibrated, and where the run knows it "unlike_training": whether the image is unlike those that it was trained on.
+    With `coverage`, "classes": the labels among which the true one is for that share of images like those of validation,
+    and "abstains": whether they are not exactly one. With `explain`, a new folder with a picture for each image
+    (`explain.picture`), "explanation": its path; the folder appears after the last image. A file that cannot be read as an
+    image, or is smaller than 8 px, is named in a note and left out. Raises InputError at the end when none could be read,
+    and where the scale is missing or impossible, the coverage is impossible or the run was calibrated on too few images for it,
+    or `explain` exists.
     """
     check_scale("--um-per-pixel", um_per_pixel)
+    limit = None if coverage is None else _conformal_limit(run, coverage)
     read_image = _reader(run, um_per_pixel)
     paths = list(paths)
-    read = 0
-    for start in range(0, len(paths), _BATCH):
-        batch: list[Path] = []
-        pixels: list[np.ndarray] = []
-        for path in paths[start : start + _BATCH]:
-            try:
-                pixels.append(read_image(Path(path)))
-                batch.append(path)
-            except InputError as error:
-                note(f"Left out: {error}")
-        if not batch:
-            continue
-        read += len(batch)
-        for path, p in zip(batch, predict_probabilities(run.model, np.stack(pixels)), strict=True):
-            yield {
-                "file_name": str(path),
-                "predicted": run.classes[int(p.argmax())],
-                "probabilities": {label: float(value) for label, value in zip(run.classes, p, strict=True)},
-            }
-    if paths and not read:
-        none = "The file cannot" if len(paths) == 1 else f"None of the {len(paths)} files can"
-        raise InputError(f"{none} be read as an image; give image files.")
+    left: Counter[str] = Counter()
+    read = unlike = abstained = 0
+    with ExitStack() as stack:
+        pictures = None
+        if explain is not None:
+            refuse_existing(explain, False, paths)
+            pictures = _Pictures(stack.enter_context(new_directory(explain)), explain)
+        for start in range(0, len(paths), _BATCH):
+            batch: list[Path] = []
+            images: list[np.ndarray] = []
+            for path in paths[start : start + _BATCH]:
+                try:
+                    images.append(read_image(Path(path)))
+                    batch.append(path)
+                except InputError as error:
+                    note(f"Left out: {error}")
+            if not batch:
+                continue
+            read += len(batch)
+            prepared = Prepared(np.stack(images), run.model.transform)
+            found = answers(run.model, prepared)
+            probabilities = found.probabilities
+            lines = [_line(run, path, p) for path, p in zip(batch, probabilities, strict=True)]
+            if run.reliability is not None:
+                flags = run.reliability.unlike_training(found)
+                unlike += int(flags.sum())
+                for line, flag in zip(lines, flags, strict=True):
+                    line["unlike_training"] = bool(flag)
+            if limit is not None:
+                for line, held in zip(lines, conformal_sets(probabilities, limit), strict=True):
+                    line["classes"] = [
+                        label for label, inside in zip(run.classes, held, strict=True) if inside
+                    ]
+                    line["abstains"] = len(line["classes"]) != 1
+                    abstained += line["abstains"]
+            if pictures is not None:
+                from classifier.explain import attributions, picture  # captum and matplotlib: seconds
+
+                seen = prepared[:]
+                shown = attributions(run.model, seen, probabilities.argmax(axis=1))
+                for line, *arrays in zip(lines, images, seen, shown, strict=True):
+                    line["explanation"] = pictures.save(Path(line["file_name"]), picture(*arrays))
+            left += prepared.left
+            yield from lines
+        if paths and not read:
+            none = "The file cannot" if len(paths) == 1 else f"None of the {len(paths)} files can"
+            raise InputError(f"{none} be read as an image; give image files.")
+    say_what_is_left(left, read, "image")
+    if unlike:
+        note(
+            f"{number(unlike, 'image is', 'images are')} unlike those that {run.root} was trained on, of {read}: what it says "
+            "of them means little."
+        )
+    if abstained:
+        note(f"No single class is certain enough for {number(abstained, 'image', 'images')} of {read}.")
+
+
+def _line(run: ClassifierRun, path: Path, p: np.ndarray) -> dict[str, Any]:
+    return {
+        "file_name": str(path),
+        "predicted": run.classes[int(p.argmax())],
+        "probabilities": {label: float(value) for label, value in zip(run.classes, p, strict=True)},
+    }
+
+
+def _conformal_limit(run: ClassifierRun, coverage: float) -> float:
+    check_coverage(coverage)
+    if run.reliability is None:
+        raise InputError(
+            f"{run.root} was trained before classifiers were calibrated, so that no coverage can be promised; train it again."
+        )
+    return conformal_limit(run.reliability.scores, coverage)
+
+
+class _Pictures:
+    """A folder of pictures, each under the name of its image, with a number where two images have the same."""
+
+    def __init__(self, folder: Path, final: Path) -> None:
+        self.folder, self.final = folder, final
+
+    def save(self, image: Path, pixels: np.ndarray) -> str:
+        """Write a picture; where it will lie when the folder is finished."""
+        name, i = f"{image.stem}.png", 2
+        while (self.folder / name).exists():
+            name, i = f"{image.stem}-{i}.png", i + 1
+        Image.fromarray(pixels).save(self.folder / name)
+        return str(self.final / name)
 
 
 def _reader(run: ClassifierRun, um_per_pixel: float | None) -> Callable[[Path], np.ndarray]:
@@ -72,6 +163,11 @@ def _reader(run: ClassifierRun, um_per_pixel: float | None) -> Callable[[Path], 
         note(f"{run.root} was trained on images of any scale: --um-per-pixel changes nothing.")
 
     def read(path: Path) -> np.ndarray:
+        size = image_size(path)
+        if size is not None and min(size) < _SMALLEST:
+            raise InputError(
+                f"{path} is {size[0]}×{size[1]} pixels, too few to show a cell; give images of at least {_SMALLEST}×{_SMALLEST}."
+            )
         return _normalised(
             run, read_any_image(path, run.resolution, crop, um_per_pixel, to_um_per_pixel), path
         )
@@ -134,8 +230,44 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
             f"The images of {data.root} are normalised as those were that {run.root} was trained on ({trained_in['name']})."
         )
         normalised = [_normalised(run, images[[k]][0], path) for k, path in enumerate(data.paths(split))]
-        return evaluate(predict_probabilities(run.model, np.stack(normalised)), data, split)
-    return evaluate(predict_probabilities(run.model, images), data, split)
+        found = answers(run.model, np.stack(normalised))
+    else:
+        found = answers(run.model, images)
+    return evaluate(found.probabilities, data, split) | trust(
+        found, data.labels(split), run.model.temperature, run.reliability
+    )
+
+
+def trust(
+    found: Answers, labels: np.ndarray, temperature: float, reliability: Reliability | None
+) -> dict[str, Any]:
+    """How far answers to images of these labels (int N), given at `temperature`, can be trusted, as JSON values.
+
+    temperature; ece (expected calibration error in `bins` bins of equal width) and what it was `before` the temperature;
+    conformal: at the `coverage` of 0.9, the share of images whose set of classes has the true one (`realised`), and of those
+    whose set is that of one class (`single`), null where the calibration images were too few; unlike_training: the
+    share of images that are called unlike those of training. The last two are null without `reliability`.
+    """
+    probabilities, conformal, unlike = found.probabilities, None, None
+    if reliability is not None:
+        unlike = float(reliability.unlike_training(found).mean())
+        with suppress(InputError):  # too few images
+            held = conformal_sets(probabilities, conformal_limit(reliability.scores, COVERAGE))
+            conformal = {
+                "coverage": COVERAGE,
+                "realised": float(held[np.arange(len(labels)), labels].mean()),
+                "single": float((held.sum(axis=1) == 1).mean()),
+            }
+    return {
+        "temperature": temperature,
+        "ece": {
+            "bins": BINS,
+            "value": expected_calibration_error(probabilities, labels),
+            "before": expected_calibration_error(scaled(probabilities, 1 / temperature), labels),
+        },
+        "conformal": conformal,
+        "unlike_training": unlike,
+    }
 
 
 def evaluate(probabilities: np.ndarray, data: PreparedDataset, split: str) -> dict[str, Any]:

@@ -19,12 +19,14 @@ from balancer.progress import note
 from classifier.arms import Arm
 from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, save_weights
 from classifier.config import TrainingConfig
+from classifier.model_card import model_card
 from classifier.models import resolve_size
-from classifier.prediction import evaluate, prediction_table
+from classifier.prediction import evaluate, prediction_table, trust
 from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
+from classifier.reliability import answers, calibrate
 from classifier.state import StateFile
-from classifier.training import Fitted, fit, predict_probabilities
+from classifier.training import Fitted, fit
 from classifier.transforms import Transform
 
 
@@ -41,7 +43,7 @@ def train_run(
     The run appears whole at its end: config.json, metrics.jsonl (a line per evaluation), classifier.safetensors
     (config in its metadata), seen.csv (source_sha256, label and split of the train and validation images, and of those
     that the encoder it started from was pretrained on),
-    evaluation.json and predictions.csv of the test split. Until then `out` holds the state of a longer training, from
+    evaluation.json and predictions.csv of the test split, and MODEL_CARD.md. Until then `out` holds the state of a longer training, from
     which `resume` goes on. Several processes (`torchrun`) share the training, and the first writes. Returns `out`.
     Raises InputError for an `out` that exists or, with `resume`, is of another training, for synthetic sets that
     `check_synthetic` refuses, and where a split is empty or `fit` cannot go on.
@@ -126,13 +128,20 @@ def _write(
     fitted: Fitted,
 ) -> None:
     write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in fitted.history))
+    reliability = calibrate(fitted.model, fitted.validation_probabilities, data)
     described = _describe(data, synthetic, encoder, config, fitted.model.transform, fitted.best_step)
     write_json(folder / "config.json", described)
-    save_weights(folder / WEIGHTS, fitted.model, described)
+    save_weights(folder / WEIGHTS, fitted.model, described, reliability)
     write_csv(folder / SEEN, _seen(data, encoder))
-    probabilities = predict_probabilities(fitted.model, data.images("test"))
-    write_json(folder / "evaluation.json", evaluate(probabilities, data, "test"))
+    found = answers(fitted.model, data.images("test"))
+    probabilities = found.probabilities
+    evaluation = evaluate(probabilities, data, "test") | trust(
+        found, data.labels("test"), fitted.model.temperature, reliability
+    )
+    write_json(folder / "evaluation.json", evaluation)
     write_csv(folder / "predictions.csv", prediction_table(probabilities, data, "test"))
+    best = next(entry for entry in fitted.history if entry["step"] == fitted.best_step)
+    write_text(folder / "MODEL_CARD.md", model_card(described, evaluation, best, data))
 
 
 def _seen(data: PreparedDataset, encoder: PretrainedEncoder | None) -> pd.DataFrame:

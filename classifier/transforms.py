@@ -243,8 +243,11 @@ class Prepared:
 
     def say_what_is_left(self, what: str) -> None:
         """Tell the user, in one note, for how many images something could not be done; `what`: "train", say."""
-        if self.left:
-            counts = ", ".join(f"{n} where {reason}" for reason, n in self.left.most_common())
-            note(
-                f"Of the {number(len(self), f'{what} image', f'{what} images')} some stay as they are in part: {counts}."
-            )
+        say_what_is_left(self.left, len(self), f"{what} image")
+
+
+def say_what_is_left(left: Counter[str], images: int, what: str) -> None:
+    """Tell the user, in one note, for how many of the `images` (each a `what`) `Transform.prepare` could not do something."""
+    if left:
+        counts = ", ".join(f"{n} where {reason}" for reason, n in left.most_common())
+        note(f"Of {number(images, what, f'{what}s')} some stay as they are in part: {counts}.")

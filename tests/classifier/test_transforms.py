@@ -157,7 +157,7 @@ def test_what_cannot_be_done_leaves_the_image_and_is_counted(monkeypatch: pytest
     monkeypatch.setattr(transforms, "note", notes.append)
     prepared.say_what_is_left("train")
     assert notes == [
-        "Of the 3 train images some stay as they are in part: 1 where no cell was found, "
+        "Of 3 train images some stay as they are in part: 1 where no cell was found, "
         "1 where the stains that macenko normalises were not found."
     ]
     notes.clear()

@@ -1,0 +1,86 @@
+"""What an answer rests on: attributions of the pixels, and pictures of them beside the image and its segmentation."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import torch
+from captum.attr import IntegratedGradients
+from PIL import Image
+from scipy import ndimage
+from skimage.segmentation import find_boundaries
+
+from balancer.imaging.masks import NUCLEUS
+from balancer.imaging.scale import edge_colour
+from balancer.imaging.segmentation import segment
+from classifier.models.classifier import Classifier
+
+_STEPS = 32  # points of the path at which gradients are taken
+_BATCH = 16  # images at a time
+_PANEL = 256  # px, the side of each of a picture's three panels at least
+_SMOOTH = 1 / 48  # of the side: deviation of the Gaussian by which single pixels become regions
+_STRONGEST = 99.5  # percentile of the smoothed attributions that gets the full colour
+_CELL, _NUCLEUS = (255, 210, 0), (0, 220, 255)  # colours of the outlines
+
+
+def attributions(model: Classifier, pixels: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """What each pixel adds to the logit of an image's target class, float32 B×R×R, against an image of background alone.
+
+    `pixels`: prepared uint8 B×R×R×C; `targets`: class indices, int B. Integrated gradients (Sundararajan et al. 2017,
+    arXiv 1703.01365) from an image of the median colour of the edge, and of an empty mask, in a straight line of
+    normalised pixels; the sum over the channels. By their completeness axiom they sum up to the difference of
+    both logits, but for the error of 32 points. They need nothing of the network but its gradient, so that they are the
+    same method for every network.
+    """
+    baselines = np.zeros_like(pixels)
+    for image, baseline in zip(pixels, baselines, strict=True):
+        baseline[..., :3] = edge_colour(image[..., :3])
+    device = next(model.parameters()).device
+    explain = IntegratedGradients(lambda images: model.network(images).float() / model.temperature)
+    found = []
+    for start in range(0, len(pixels), _BATCH):
+        part = slice(start, start + _BATCH)
+        inputs, origins = (
+            model.transform.normalise(torch.from_numpy(x[part]).to(device)) for x in (pixels, baselines)
+        )
+        values = explain.attribute(
+            inputs,
+            origins,
+            target=torch.from_numpy(targets[part]).to(device),
+            n_steps=_STEPS,
+            internal_batch_size=max(_BATCH * 4, len(inputs)),
+        )
+        found.append(values.sum(dim=1).detach().float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def picture(image: np.ndarray, prepared: np.ndarray, attribution: np.ndarray) -> np.ndarray:
+    """Three panels side by side: uint8 S×3S×3, S a multiple of R, at least 256.
+
+    The image (uint8 R×R×3) with the outlines of cell (yellow) and nucleus (blue) as segmented; what the network
+    sees of it (prepared, uint8 R×R×C); and that in grey below what speaks for the answer (red) and against it (blue).
+    """
+    scale = max(1, -(-_PANEL // len(image)))
+    shown = [_enlarged(pixels, scale) for pixels in (image, prepared[..., :3])]
+    mask = _enlarged(segment([image])[0].mask, scale, Image.Resampling.NEAREST)
+    outlined = shown[0].copy()
+    outlined[find_boundaries(mask > 0, mode="inner")] = _CELL
+    outlined[find_boundaries(mask == NUCLEUS, mode="inner")] = _NUCLEUS
+    return np.concatenate([outlined, shown[1], _overlay(shown[1], attribution, scale)], axis=1)
+
+
+def _overlay(image: np.ndarray, attribution: np.ndarray, scale: int) -> np.ndarray:
+    smooth = ndimage.gaussian_filter(attribution, _SMOOTH * len(attribution))
+    strongest = max(float(np.percentile(np.abs(smooth), _STRONGEST)), np.finfo(np.float32).tiny)
+    level = ndimage.zoom(np.clip(smooth / strongest, -1, 1), scale, order=1, grid_mode=True, mode="nearest")
+    colours = 255 * matplotlib.colormaps["bwr"](0.5 + level / 2)[..., :3]
+    grey = image.mean(axis=2, keepdims=True)
+    opacity = 0.8 * np.abs(level)[..., None]
+    return np.rint((1 - opacity) * grey + opacity * colours).astype(np.uint8)
+
+
+def _enlarged(
+    pixels: np.ndarray, scale: int, resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    side = len(pixels) * scale
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), resampling))

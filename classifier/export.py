@@ -1,0 +1,111 @@
+"""A classifier as ONNX: for programs that have neither PyTorch nor this package."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from balancer.errors import InputError
+from balancer.files import write_with
+from classifier.checkpoints import ClassifierRun
+from classifier.models.classifier import Classifier
+
+OPSET = 18
+TOLERANCE = 1e-4  # largest difference of a probability from PyTorch's that is let through
+_CHECKED = (1, 3)  # batch sizes
+
+
+class _Probabilities(nn.Module):
+    """Prepared pixels uint8 N×R×R×C → probabilities float32 N×K: normalisation, network, temperature, softmax."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model(pixels).softmax(dim=1)
+
+
+def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float:
+    """Write a classifier run as the ONNX file `out`, and return the largest difference of a probability from PyTorch's.
+
+    Input `pixels`: uint8 N×R×R×C, any N, in [0, 255]: RGB, and where the network reads it the mask (255 nucleus, 128
+    cytoplasm, 0 elsewhere). Output `probabilities`: float32 N×K. Normalisation and temperature are inside; reading,
+    resizing and the run's preprocessing are not. The run's configuration lies in the file's metadata (`config`,
+    JSON). The file is written after onnxruntime has given the same probabilities as PyTorch to 1e-4 on random
+    pixels. Raises InputError where `out` exists, the packages of the extra `export` are missing, or the network cannot be
+    exported.
+    """
+    out = Path(out)
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise InputError(f"{out} exists already; choose another --out or give --overwrite to replace it.")
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch.onnx wants it)
+    except ImportError as error:
+        raise InputError(
+            f"ONNX export needs a package that is not installed ({error.name}); install `hemabalance[export]`."
+        ) from None
+    if not out.parent.is_dir():
+        raise InputError(f"The folder {out.parent} does not exist; make it or choose another --out.")
+    module = _Probabilities(run.model).eval()
+    channels = 3 + run.model.transform.mask
+    rng = np.random.default_rng(0)
+
+    def images(n: int) -> np.ndarray:
+        return rng.integers(0, 256, (n, run.resolution, run.resolution, channels), dtype=np.uint8)
+
+    program = onnx.load_from_string(_traced(module, torch.from_numpy(images(2)), run.config["arch"]))
+    onnx.helper.set_model_props(program, {"config": json.dumps(run.config)})
+    content = program.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for n in _CHECKED:
+        pixels = images(n)
+        with torch.inference_mode():
+            expected = module(torch.from_numpy(pixels)).numpy()
+        (found,) = session.run(["probabilities"], {"pixels": pixels})
+        worst = max(worst, float(np.abs(found - expected).max()))
+    if not worst <= TOLERANCE:
+        raise InputError(
+            f"{run.config['arch']} exported to ONNX gives other probabilities than PyTorch (by up to {worst:.2g}), so that "
+            "no file was written."
+        )
+
+    def write(aside: Path) -> None:
+        aside.write_bytes(content)
+
+    write_with(out, write)
+    return worst
+
+
+def _traced(module: nn.Module, pixels: Tensor, arch: str) -> bytes:
+    """The ONNX program of a module with a batch of any size, without what the exporter prints."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                module,
+                (pixels,),
+                input_names=["pixels"],
+                output_names=["probabilities"],
+                dynamic_shapes={"pixels": {0: torch.export.Dim("images", min=1)}},
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+            assert program is not None
+            return program.model_proto.SerializeToString()
+        except Exception as error:  # the exporter's are of many types
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{arch} cannot be exported to ONNX ({reason}).") from None

@@ -15,7 +15,7 @@ there, and so does every measure where real images are odd in many ways.
 A class's medians are its own. Its percentiles are filled up by the other classes of `ENOUGH` images: the 90th as if they
 were 12 images more, the 97th as if they were 100 more. So is its limit, by their surprises as if they were 400 more: what
 2.5 % of 50 images exceed is the oddest of them, which says little. Tails take train images too, which are real; limits are
-those of images that no generator was trained on, unless all classes together have fewer than `ENOUGH`. A class of fewer than `ENOUGH` images has the limit of all classes together,
+those of images that no generator was trained on, unless the classes of `ENOUGH` images have fewer than `ENOUGH` such ones. A class of fewer than `ENOUGH` images has the limit of all classes together,
 each cut down to as few images and judged by the rest of them, so that it allows for what so few images leave unknown. Below
 `FEWEST` images, or where there is nothing to borrow from, nothing is checked. The notes say which.
 """
@@ -228,7 +228,7 @@ def fit(measured: Mapping[str, pd.DataFrame], trained_on: Mapping[str, pd.DataFr
         for label, table in measured.items()
     }
     tables = {label: table for label, table in every.items() if len(table) >= FEWEST}
-    few = sum(len(measured[label]) for label in tables) < ENOUGH
+    few = sum(len(measured[label]) for label, table in tables.items() if len(table) >= ENOUGH) < ENOUGH
     unseen = {label: len(tables[label] if few else measured[label]) for label in tables}
     whitening = _whitening(tables.values())
     centres = {label: _centre(table) for label, table in tables.items()}

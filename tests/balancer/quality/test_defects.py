@@ -58,6 +58,15 @@ def test_train_images_say_what_is_usual(heavy: bool) -> None:
     assert "from 200 real images, 20 of which no generator was trained on" in limits[True].notes["a"]
 
 
+def test_a_class_is_checked_where_hardly_any_images_were_held_out() -> None:
+    limits = defects.fit(
+        {"a": drawn(30, 0), "small": drawn(15, 1)}, {"a": drawn(90, 2), "small": drawn(10, 3)}
+    )
+    assert limits.limits["a"] is not None and limits.limits["small"] is not None
+    reasons = defects.check(drawn(400, 4), "a", limits)
+    assert np.mean([reason is not None for reason in reasons]) < 3 * RATE
+
+
 def test_the_limit_of_a_few_images_is_not_that_of_the_oddest() -> None:
     rng = np.random.default_rng(0)
     own, lent = np.append(rng.uniform(0, 1, 39), 9.0), rng.uniform(0, 1, 2000)

@@ -15,9 +15,10 @@ there, and so does every measure where real images are odd in many ways.
 A class's medians are its own. Its percentiles are filled up by the other classes of `ENOUGH` images: the 90th as if they
 were 12 images more, the 97th as if they were 100 more. So is its limit, by their surprises as if they were 400 more: what
 2.5 % of 50 images exceed is the oddest of them, which says little. Tails take train images too, which are real; limits are
-those of images that no generator was trained on, unless the classes of `ENOUGH` images have fewer than `ENOUGH` such ones. A class of fewer than `ENOUGH` images has the limit of all classes together,
-each cut down to as few images and judged by the rest of them, so that it allows for what so few images leave unknown. Below
-`FEWEST` images, or where there is nothing to borrow from, nothing is checked. The notes say which.
+those of images that no generator was trained on, unless the classes of `ENOUGH` images have fewer than `ENOUGH` such ones. A
+class of fewer than `ENOUGH` images has the limit of all classes together, each cut down to as few images and judged by the
+rest of them, so that it allows for what so few images leave unknown. Below `FEWEST` images, or where there is nothing to
+borrow from, nothing is checked. The notes say which.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,14 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder} (set HEMABALANCE_REAL_DATA)")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def forgetful() -> Iterator[None]:
+    """No judgement of the gate comes from disk: tests replace what it depends on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("balancer.quality.memory.remembered", lambda key, make: make())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,14 @@ def none_sought(n: int) -> Copies:
     return Copies(np.full(n, None, dtype=object), np.full(n, np.nan), np.full(n, np.nan), [None] * n)
 
 
+class Likeness(NamedTuple):
+    """What each of N images is like among the train images, in pixels; no limit has been learned for it."""
+
+    index: np.ndarray  # int64 N, the train image that it is a near-copy of, or -1
+    similarity: np.ndarray  # float N in [-1, 1], correlation with the train image most like it
+    cell: np.ndarray  # int64 N, the train image that shows the same cell, or -1; sought where index is -1
+
+
 @dataclass(frozen=True)
 class Detector:
     """Finds copies of the images that a generator was trained on, `train`; features of `embedded`, some of them.
@@ -81,10 +89,21 @@ class Detector:
 
     def find(self, pixels: np.ndarray, features: np.ndarray, extractor: FeatureExtractor) -> Copies:
         """Seek images (uint8 N×R×R×3, with their features N×d) among the train images."""
+        return self.decide(pixels, features, extractor, self.seek(pixels))
+
+    def seek(self, pixels: np.ndarray) -> Likeness:
+        """What images (uint8 N×R×R×3) are like in pixels, which no limit has a part in: most of the work."""
         index, similarity = find_copies(pixels, self.train.pixels)
         cell = np.full(len(pixels), -1)
         unknown = np.flatnonzero(index < 0)
         cell[unknown] = same_cell_in(look(pictures(pixels[unknown])), self.cells)
+        return Likeness(index, similarity, cell)
+
+    def decide(
+        self, pixels: np.ndarray, features: np.ndarray, extractor: FeatureExtractor, likeness: Likeness
+    ) -> Copies:
+        """What `find` returns, of images whose likeness is known."""
+        index, similarity, cell = likeness
         which, relative = self._in_features(pixels, features, index, similarity, extractor)
         nearest = np.full(len(pixels), None, dtype=object)
         reasons: list[str | None] = [None] * len(pixels)
@@ -157,7 +176,13 @@ def fit(real: RealClass, extractor: FeatureExtractor, rules: Rules, seed: int) -
         )
         fitted_on = judged_on = [(seeking(a, a), b), (seeking(b, b), a)]
         whole = seeking(real.train, real.trained_on)
-    found = _joined([one.find(part.pixels, part.features, extractor) for one, part in fitted_on])
+    likenesses = [one.seek(part.pixels) for one, part in fitted_on]
+    found = _joined(
+        [
+            one.decide(part.pixels, part.features, extractor, likeness)
+            for (one, part), likeness in zip(fitted_on, likenesses, strict=True)
+        ]
+    )
     correlation = found.similarity[[reason is None for reason in found.reasons]].clip(-0.999, 0.999)
     relative = found.relative_distance[found.relative_distance > 0]
     turned_from = float(np.tanh(_highest(np.arctanh(correlation), rules["copies"])))
@@ -166,7 +191,14 @@ def fit(real: RealClass, extractor: FeatureExtractor, rules: Rules, seed: int) -
         (replace(one, turned_from=turned_from, nearest_allowed=nearest_allowed), part)
         for one, part in judged_on
     ]
-    among_real = _joined([one.find(part.pixels, part.features, extractor) for one, part in learned])
+    if real.held_out:
+        likenesses = [one.seek(part.pixels) for one, part in judged_on]
+    among_real = _joined(
+        [
+            one.decide(part.pixels, part.features, extractor, likeness)
+            for (one, part), likeness in zip(learned, likenesses, strict=True)
+        ]
+    )
     compared = real.reference if real.held_out else None
     return replace(
         whole, turned_from=turned_from, nearest_allowed=nearest_allowed, compared=compared

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from balancer.errors import InputError
-from balancer.quality import copies, defects, metrics, probe, verdicts
+from balancer.quality import copies, defects, memory, metrics, probe, verdicts
 from balancer.quality.cell_measures import cell_measures
 from balancer.quality.features import FeatureExtractor
 from balancer.quality.metrics import Metric
@@ -45,6 +45,20 @@ class Judgement:
     rejected: list[str | None] = field(repr=False)
     scores: pd.DataFrame = field(repr=False)
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values, from which `from_json` makes an equal one."""
+        scores = {
+            name: [None if pd.isna(x) else x for x in column.tolist()] for name, column in self.scores.items()
+        }
+        return vars(self) | {"scores": scores}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Judgement:
+        """The judgement that `to_json` wrote."""
+        types = copies.none_sought(0).table().dtypes
+        columns = {name: pd.Series(column, dtype=types[name]) for name, column in value["scores"].items()}
+        return cls(**{**value, "scores": pd.DataFrame(columns)})
+
 
 def load_rules() -> Rules:
     """The gate's thresholds, from `rules.toml` beside this file, where their reasons stand."""
@@ -61,11 +75,17 @@ class Gate:
     rules: Rules
     seed: int = 0
     checks: Sequence[Check] = ()  # image by image; their limits come from `fitting` of the real classes
+    key: str | None = None  # of all of the above, by which judgements are kept on disk; None: they are not
 
     def judge(self, label: str, candidates: np.ndarray) -> Judgement:
-        """Judge the candidates (uint8 N×R×R×3) of one class.
+        """Judge the candidates (uint8 N×R×R×3) of one class; what was judged before comes from disk."""
+        if self.key is None:
+            return self._judge(label, candidates)
+        key = memory.key_of(self.key, label, candidates)
+        return Judgement.from_json(memory.remembered(key, lambda: self._judge(label, candidates).to_json()))
 
-        First image by image: copies of train images are rejected, then what the `checks` object to. Then as a set: those
+    def _judge(self, label: str, candidates: np.ndarray) -> Judgement:
+        """First image by image: copies of train images are rejected, then what the `checks` object to. Then as a set: those
         that are left are compared with the class's reference, and what all of them would score stands beside it. KID,
         copies, collapse and label agreement make the verdict, by `rules`; the other metrics depend on the sample sizes and
         are reported beside what real images of the same sizes score.
@@ -199,7 +219,8 @@ def fit_gate(
     def defective(images: np.ndarray, label: str) -> list[str | None]:
         return defects.check(cell_measures(images), label, limits)
 
-    return Gate(classes, linear, extractor, rules, seed, (_blank, defective))
+    key = _key(classes, extractor, rules, seed)
+    return Gate(classes, linear, extractor, rules, seed, (_blank, defective), key)
 
 
 def judge_candidates(
@@ -242,6 +263,18 @@ def gate_document(judgements: Mapping[str, Judgement], extractor: FeatureExtract
             for label, judgement in judgements.items()
         },
     }
+
+
+def _key(classes: Mapping[str, RealClass], extractor: FeatureExtractor, rules: Rules, seed: int) -> str:
+    """By what a gate is known that was fitted to these classes."""
+    of_classes: list[Any] = []
+    for label, real in classes.items():
+        of_classes += [label, real.n_real, real.held_out, real.note]
+        for part in (real.reference, real.fitting, real.trained_on, real.train, real.pool):
+            of_classes += [part.pixels, part.names, part.groups]
+    return memory.key_of(
+        memory.code_version(), extractor.name, extractor.sha256, dict(rules), seed, *of_classes
+    )
 
 
 def _blank(images: np.ndarray, label: str) -> list[str | None]:

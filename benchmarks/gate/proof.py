@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import balancer
 from balancer.errors import InputError, unknown_name
 from balancer.files import read_json, write_json
-from balancer.quality import repeats
+from balancer.quality import memory, repeats
 from balancer.quality.features import FeatureExtractor, inception
 from balancer.quality.gate import GOOD as LET_THROUGH
 from balancer.quality.gate import Judgement, judge_candidates
@@ -49,7 +48,7 @@ REAL_DRAWS = {
     100: 72,
     300: 12,
 }  # draws of good sets, all classes and sets together, or a few more
-EVERY_DRAWS = {15: 17, 30: 13, 100: 4, 300: 3}  # of these with all cases; at 300 those without new images
+EVERY_DRAWS = {15: 30, 30: 26, 100: 16, 300: 4}  # of these with all cases; at 300 those without new images
 LARGEST_CHANGED = 100  # n up to which images are changed: each one has to be embedded
 TOGETHER = (
     4  # classes of a set at most that are judged at once, which saves time; one where many images are new
@@ -241,12 +240,9 @@ def _turns(
 
 
 def code_version() -> str:
-    """SHA-256 (hex) over the code that a judgement depends on."""
-    package = Path(balancer.__file__).parent
-    sources = [*package.glob("quality/*.py"), *package.glob("imaging/*.py"), package / "quality/rules.toml"]
-    sources += [Path(made.__file__), Path(made.__file__).with_name("painting.py")]
-    state = hashlib.sha256()
-    for source in sorted(sources):
+    """SHA-256 (hex) over the code that a judgement, and the sets that are judged, depend on."""
+    state = hashlib.sha256(memory.code_version().encode())
+    for source in (Path(made.__file__), Path(made.__file__).with_name("painting.py")):
         state.update(source.read_bytes())
     return state.hexdigest()
 

@@ -18,6 +18,7 @@ from balancer.files import write_json
 from balancer.quality.features import inception
 from balancer.quality.folders import judge_folders
 from balancer.quality.gate import Gate, Judgement, gate_document, judge_candidates, load_rules
+from balancer.quality.memory import remembered
 from balancer.quality.reference import choose_reference, parted, real_classes
 
 SIZE = 32
@@ -386,3 +387,24 @@ def test_verdicts_on_real_cells(real_data: Path) -> None:
         for images in cases:
             judgement = judge_candidates(Pbc(), {"basophil": images}, extract)["basophil"]
             assert judgement.verdict == expected, judgement.reasons
+
+
+def test_a_judgement_from_disk_is_the_one_that_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time nothing is judged, and another image, seed or extractor is another judgement."""
+    monkeypatch.setenv("HEMABALANCE_CACHE", str(tmp_path))
+    monkeypatch.setattr("balancer.quality.memory.remembered", remembered)
+    images = np.concatenate([cells("a", 60, seed=2), cells("a", 20, seed=1)])  # the latter are copies
+    made = verdict_on(images)
+    judged: list[str] = []
+    monkeypatch.setattr(Gate, "_judge", lambda self, label, candidates: judged.append(label) or made)
+    again = verdict_on(images)
+    assert not judged and vars(again).keys() == vars(made).keys()
+    pd.testing.assert_frame_equal(again.scores, made.scores)
+    for name in vars(made).keys() - {"scores"}:
+        assert getattr(again, name) == getattr(made, name), name
+    verdict_on(images[1:])
+    judge_candidates(Cells(), {"a": images}, Pooled(), seed=1)
+    judge_candidates(Cells(a=(60, 10, 59)), {"a": images}, Pooled())
+    assert judged == ["a"] * 3

@@ -170,6 +170,11 @@ def test_classifier_trains_evaluates_and_predicts(place):
     line = json.loads(lines[0])
     assert abs(sum(line["probabilities"].values()) - 1) < 1e-5
     assert line["predicted"] in CELLS
+    first = sorted((place / "source/CLL").glob("*.png"))[0]
+    said = call(classifier, "predict", "--run", run, first, "--coverage", 0.5, "--explain", place / "explained").stdout
+    assert said.startswith(f"{first}: ")
+    assert len(list((place / "explained").glob("*.png"))) == 1
+    assert "For research only" in (run / "MODEL_CARD.md").read_text()
 
 
 def test_compare_concludes_and_report_computes_the_same_again(place, tmp_path):

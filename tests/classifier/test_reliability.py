@@ -183,6 +183,23 @@ def test_the_card_is_filled_from_the_run(cells: tuple[PreparedDataset, Path]) ->
     assert "None" not in card and "{{" not in card
 
 
+@pytest.mark.slow
+def test_on_real_images_sets_hold_what_they_promise_and_other_images_are_flagged(
+    real_data: Path, tmp_path: Path
+) -> None:
+    prepare(real_data / "pbc", tmp_path / "data", resolution=64)
+    data = PreparedDataset.load(tmp_path / "data")
+    run = load_run(train_run(data, [], TrainingConfig(arch="resnet18", steps=200), tmp_path / "run"))
+    assert run.reliability is not None
+    judged = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert judged["conformal"]["realised"] == pytest.approx(0.9, abs=0.03)
+    assert judged["unlike_training"] < 0.03
+    rendered = smear.render(smear.draw_cells({"lymphocyte": 100, "neutrophil": 100}, seed=0), 64)[0]
+    noise = np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), dtype=np.uint8)
+    assert run.reliability.unlike_training(answers(run.model, rendered)).mean() > 0.5
+    assert run.reliability.unlike_training(answers(run.model, noise)).all()
+
+
 def test_answers_do_not_depend_on_the_company(cells: tuple[PreparedDataset, Path]) -> None:
     data, root = cells
     run, images = load_run(root), data.images("test")

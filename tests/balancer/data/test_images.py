@@ -38,3 +38,18 @@ def test_wrong_size_and_damage_get_a_sentence(stored) -> None:
     paths[2].write_bytes(paths[2].read_bytes()[:100])
     with pytest.raises(InputError, match="remove it or make the folder again"):
         read_prepared_image(paths[2])
+
+
+def test_masks_lie_beside_their_images_and_another_size_is_refused(stored, tmp_path: Path) -> None:
+    paths, _ = stored
+    mask = np.full((16, 16), 128, np.uint8)
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    store = ImageStore(paths, 16, [None, tmp_path / "mask.png", *[None] * 5])
+    found = store.masks([1, 0])
+    assert found[1] is None and np.array_equal(found[0], mask)
+    assert ImageStore(paths, 16).masks([2]) == [None]
+    Image.fromarray(mask[:8]).save(tmp_path / "mask.png")
+    with pytest.raises(
+        InputError, match=r"mask\.png is 16×8 where 16×16, the size of its image, was expected"
+    ):
+        store.masks([1])

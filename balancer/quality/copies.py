@@ -62,9 +62,9 @@ def none_sought(n: int) -> Copies:
 class Likeness(NamedTuple):
     """What each of N images is like among the train images, in pixels; no limit has been learned for it."""
 
-    index: np.ndarray  # int64 N, the train image that it is a near-copy of, or -1
+    copied: np.ndarray  # int64 N, the train image that it is a near-copy of, or -1
     similarity: np.ndarray  # float N in [-1, 1], correlation with the train image most like it
-    cell: np.ndarray  # int64 N, the train image that shows the same cell, or -1; sought where index is -1
+    cell: np.ndarray  # int64 N, the train image that shows the same cell, or -1; sought where `copied` is -1
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ class Detector:
                 )
         left = np.flatnonzero([reason is None for reason in reasons])
         if self.compared is not None and len(left):
-            shown, likeness = find_copies(pixels[left], self.compared.pixels)
+            shown, correlation = find_copies(pixels[left], self.compared.pixels)
             for k in np.flatnonzero(shown >= 0):
                 nearest[left[k]] = name = self.compared.names[shown[k]]
-                reasons[left[k]] = f"near-copy of held-out image {name} (correlation {likeness[k]:.2f})"
+                reasons[left[k]] = f"near-copy of held-out image {name} (correlation {correlation[k]:.2f})"
         return Copies(nearest, similarity, relative, reasons)
 
     def _in_features(

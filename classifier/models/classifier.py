@@ -36,7 +36,9 @@ class Classifier(nn.Module):
             if isinstance(output, Tensor):
                 calls.append((inputs[0], output))
 
-        weighted = [m for m in self.network.modules() if any(True for _ in m.parameters(recurse=False))]
+        # Layers alone: a transformer has weights of its own beside them, and the image as its input.
+        layers = [m for m in self.network.modules() if not list(m.children())]
+        weighted = [m for m in layers if any(True for _ in m.parameters())]
         hooks = [module.register_forward_hook(keep) for module in weighted]
         try:
             logits = self.network(self.transform.normalise(pixels))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import timm
 import torch
 from torch import nn
 
+from balancer.data import PreparedDataset
 from balancer.errors import InputError
+from classifier.checkpoints import load_run
+from classifier.config import TrainingConfig
 from classifier.models import Recipe, available, check_name, create_model, reads_mask, recipe, resolve_size
 from classifier.models.backbones import SIZES, Canvas, ConvNeXtPyramid, SwinPyramid
+from classifier.models.classifier import Classifier
 from classifier.models.hybrid import GatedFusion
 from classifier.models.shape import ShapeAttention
+from classifier.prediction import predict_files
+from classifier.runs import train_run
+from classifier.transforms import Transform
 
 TIMM = ("timm:convnextv2_atto", "timm:vit_tiny_patch16_224")
 NAMES = (*available(), *TIMM)
@@ -114,6 +124,30 @@ def test_every_network_learns_at_224_px(name: str) -> None:
     model = create_model(name, 3, 224, size).train()
     model(noise(name, 2, 224)).square().mean().backward()
     assert all(value.grad.isfinite().all() for value in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_trains_and_predicts_again_from_its_run(
+    name: str, tmp_path: Path, make_dataset: Callable[..., PreparedDataset]
+) -> None:
+    counts = {split: {"a": 4, "b": 4} for split in ("train", "validation", "test")}
+    data = make_dataset(tmp_path / "data", counts)
+    run = train_run(data, [], TrainingConfig(arch=name, steps=2, batch_size=4), tmp_path / "run")
+    predicted = pd.read_csv(run / "predictions.csv")
+    again = list(predict_files(load_run(run), data.paths("test")))
+    assert [line["predicted"] for line in again] == predicted["predicted"].tolist()
+    p = [line["probabilities"]["a"] for line in again]
+    np.testing.assert_allclose(p, predicted["p_a"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_ends_in_a_layer_whose_input_is_known(name: str) -> None:
+    model = Classifier(seeded(name, 32), Transform(mask=reads_mask(name))).eval()
+    pixels = torch.zeros(2, 32, 32, 3 + reads_mask(name), dtype=torch.uint8)
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.inference_mode():
+        logits, features = model.with_features(pixels)
+        assert torch.equal(last(features), logits)
 
 
 def test_auto_grows_with_the_resolution() -> None:

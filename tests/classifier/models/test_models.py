@@ -117,7 +117,6 @@ def test_every_network_is_finite_in_bfloat16(name: str) -> None:
     assert all(value.grad.isfinite().all() for value in model.parameters())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_learns_at_224_px(name: str) -> None:
     size = "atto" if smallest(name) == "micro" else "auto"

@@ -73,7 +73,13 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
         pixels = images(n)
         with torch.inference_mode():
             expected = module(torch.from_numpy(pixels)).numpy()
-        (found,) = session.run(["probabilities"], {"pixels": pixels})
+        try:
+            (found,) = session.run(["probabilities"], {"pixels": pixels})
+        except Exception as error:  # onnxruntime's are of types of its own
+            raise InputError(
+                f"{run.config['arch']} exported to ONNX does not run on {n} images ({str(error).strip().splitlines()[0]}), so "
+                "that no file was written."
+            ) from None
         worst = max(worst, float(np.abs(found - expected).max()))
     if not worst <= TOLERANCE:
         raise InputError(

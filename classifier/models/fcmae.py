@@ -142,7 +142,8 @@ class WindowPartitionAttention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         windows = window_partition(features.permute(0, 2, 3, 1), (self.window, self.window)).flatten(1, 2)
         windows = windows + self.attention(self.norm(windows))
-        return windows.unflatten(0, (len(features), -1)).mean(dim=(1, 2))
+        batch = features.shape[0]  # not len(), which would fix its size in an export
+        return windows.unflatten(0, (batch, -1)).mean(dim=(1, 2))
 
 
 class FcmaeWpat(nn.Module):

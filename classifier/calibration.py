@@ -16,7 +16,7 @@ from balancer.errors import InputError
 
 BINS = 15
 _LEAST, _MOST = 0.05, 20.0  # temperatures looked at
-_ROUNDING = 1e-9
+_ROUNDING = 1e-9  # relative error of a product or quotient, with room to spare
 
 
 def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -67,7 +67,7 @@ def images_needed(coverage: float) -> int:
     >>> images_needed(0.9), images_needed(0.95), images_needed(0.99)
     (9, 19, 99)
     """
-    return math.ceil(coverage / (1 - coverage) - _ROUNDING)
+    return math.ceil(coverage / (1 - coverage) * (1 - _ROUNDING))
 
 
 def check_coverage(coverage: float) -> None:
@@ -88,7 +88,7 @@ def conformal_limit(scores: np.ndarray, coverage: float) -> float:
     where the calibration images are too few for it.
     """
     check_coverage(coverage)
-    rank = math.ceil((len(scores) + 1) * coverage - _ROUNDING)
+    rank = math.ceil((len(scores) + 1) * coverage * (1 - _ROUNDING))
     if rank > len(scores):
         raise InputError(
             f"A coverage of {coverage:g} takes at least {images_needed(coverage)} validation images, and this classifier "

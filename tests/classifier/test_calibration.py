@@ -86,7 +86,7 @@ def test_the_limit_is_the_score_of_that_rank() -> None:
 
 
 def test_too_few_images_are_refused_with_the_number_needed() -> None:
-    for coverage, needed in ((0.5, 1), (0.9, 9), (0.95, 19), (0.99, 99)):
+    for coverage, needed in ((0.5, 1), (0.9, 9), (0.95, 19), (0.99, 99), (0.9999, 9999)):
         assert images_needed(coverage) == needed
         conformal_limit(np.zeros(needed), coverage)
         with pytest.raises(InputError, match=f"at least {needed} validation images.*on {needed - 1};"):

@@ -11,6 +11,8 @@ test. So anybody who has the same files gets the same halves, and a file keeps i
 
 `package` makes of a finished run what is shipped: float16 weights, the hashes of all that they have seen, the gate's
 judgement of every class against images that they have not seen, and a model card of all this.
+
+`judge DIR --unseen DATA` judges what is shipped again when the gate has changed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,14 +179,6 @@ def model_card(
 ) -> str:
     """The model card, in Markdown."""
     resolution, training = config["resolution"], config["training"]
-    counts = seen["label"].value_counts()
-    rows = [
-        f"| {label} | {counts.get(label, 0)} | {_kid(judged, 'value', 'ci')} | "
-        f"{_kid(judged, 'real_vs_real', 'real_vs_real_ci')} | {_share(judged, 'copies')} | "
-        f"{_share(judged, 'label_agreement')} | {judged['verdict']} |"
-        for label, judged in gate["classes"].items()
-    ]
-    first = next(iter(gate["classes"].values()))
     return f"""# A generator of single stained blood cells, {resolution} px
 
 A class-conditional generator ({training["generator"]}) of images of single blood cells at {resolution}×{resolution} px. Classes:
@@ -203,18 +198,7 @@ The discriminator looks at images through EfficientNet-Lite0 trained on ImageNet
 this folder. The features that the gate measures in, Inception's, were trained on ImageNet too, which may flatter
 this generator beside one that never met ImageNet.
 
-## How good its images are
-
-{first["n_candidates"]} images of each class, as the float16 weights make them, judged by the gate against images of the same set that the
-generator has not seen. A KID is worth something only beside what two samples of real images of these sizes score
-(real-vs-real). Copies: the share of images that are near-copies of an image it was trained on. Label agreement: the
-share that a linear probe trained on real images takes for their class. In brackets, 95 % intervals.
-
-| class | images seen | KID | KID, real-vs-real | copies | label agreement | verdict |
-|---|---|---|---|---|---|---|
-{chr(10).join(rows)}
-
-{_reasons(gate)}
+{_quality(gate, seen)}
 
 ## Intended use and limits
 
@@ -238,6 +222,54 @@ On {hardware}; seed {training["seed"]}; all settings of the last step in `config
 The weights are under the licence of this project, Apache-2.0; the images that they were made from are under CC BY 4.0, whose
 authors are named above.
 """
+
+
+def _quality(gate: Mapping[str, Any], seen: pd.DataFrame) -> str:
+    """The card's section on what the gate says of the images."""
+    counts = seen["label"].value_counts()
+    rows = [
+        f"| {label} | {counts.get(label, 0)} | {_kid(judged, 'value', 'ci')} | "
+        f"{_kid(judged, 'real_vs_real', 'real_vs_real_ci')} | {_share(judged, 'copies')} | "
+        f"{_share(judged, 'label_agreement')} | {judged['verdict']} |"
+        for label, judged in gate["classes"].items()
+    ]
+    first = next(iter(gate["classes"].values()))
+    return f"""## How good its images are
+
+{first["n_candidates"]} images of each class, as the float16 weights make them, judged by the gate against images of the same set that the
+generator has not seen. A KID is worth something only beside what two samples of real images of these sizes score
+(real-vs-real). Copies: the share of images that are near-copies of an image it was trained on. Label agreement: the
+share that a linear probe trained on real images takes for their class. In brackets, 95 % intervals.
+
+| class | images seen | KID | KID, real-vs-real | copies | label agreement | verdict |
+|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+{_reasons(gate)}"""
+
+
+def judge_again(
+    folder: Path, unseen: PreparedDataset, extractor: FeatureExtractor | None = None
+) -> dict[str, Any]:
+    """Judge what is shipped in `folder` by the gate as it is now: writes its gate.json and that section of the card.
+
+    As many images of each class as were judged before, by the validation and held-out images of `unseen`, whose train
+    split is what the generator was trained on. Raises InputError where the card has no such section.
+    """
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    found = re.search(r"## How good its images are\n.*?(?=\n\n## )", card, re.DOTALL)
+    if found is None:
+        raise InputError(
+            f"{folder / 'MODEL_CARD.md'} has no section 'How good its images are'; package the run again."
+        )
+    shipped, extractor = load_generator(folder), extractor or inception()
+    before = read_json(folder / "gate.json")["classes"]
+    made = {label: shipped.generate(label, list(range(old["n_candidates"]))) for label, old in before.items()}
+    gate = gate_document(judge_candidates(unseen, made, extractor), extractor)
+    section = _quality(gate, pd.read_csv(folder / "seen.csv", dtype=str))
+    write_json(folder / "gate.json", gate)
+    write_text(folder / "MODEL_CARD.md", card.replace(found[0], section))
+    return gate
 
 
 def _described(trained: TrainedGenerator) -> dict[str, Any]:
@@ -310,6 +342,11 @@ def main(words: Sequence[str] | None = None) -> None:
     pack.add_argument("--candidates", type=int, default=CANDIDATES, help="images to judge of each class")
     pack.add_argument("--remark", default="", help="sentences about how it was made, for the model card")
     pack.add_argument("--overwrite", action="store_true")
+    again = commands.add_parser("judge", help="judge what is shipped by the gate as it is now")
+    again.add_argument("folder", type=Path, metavar="DIR")
+    again.add_argument(
+        "--unseen", type=Path, metavar="DATA", required=True, help="prepared dataset to judge by"
+    )
     given = parser.parse_args(words)
     try:
         if given.command == "half":
@@ -321,16 +358,21 @@ def main(words: Sequence[str] | None = None) -> None:
                 counts.reset_index().to_numpy().tolist(),
             )
             return
-        gate = package(
-            given.run,
-            given.out,
-            given.hardware,
-            unseen=PreparedDataset.load(given.unseen) if given.unseen else None,
-            labels=given.labels,
-            candidates=given.candidates,
-            remark=given.remark and f"{given.remark} ",
-            overwrite=given.overwrite,
-        )
+        unseen = PreparedDataset.load(given.unseen) if given.unseen else None
+        if given.command == "judge":
+            assert unseen is not None
+            gate = judge_again(given.folder, unseen)
+        else:
+            gate = package(
+                given.run,
+                given.out,
+                given.hardware,
+                unseen=unseen,
+                labels=given.labels,
+                candidates=given.candidates,
+                remark=given.remark and f"{given.remark} ",
+                overwrite=given.overwrite,
+            )
     except InputError as error:
         parser.exit(2, f"Error: {error}\n")
     rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def make_textured(make_dataset):
         return data
 
     return make
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unlearned():
+    """A generator of a few steps makes no cells: what is tested here is what becomes of images without a defect."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "balancer.quality.defects.check", lambda measured, label, limits: [None] * len(measured)
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +133,26 @@ def test_the_card_has_the_figures_and_the_command(packaged):
         assert f"{judged['metrics']['kid']['real_vs_real']:.4f}" in row
     assert "--kimg 0.064 --" in card and "--ticks 2" in card and "--seed" not in card
     assert "On a test; seed 0" in card and "CC BY 4.0" in card and "not for diagnosis" in card
+
+
+def test_what_is_shipped_can_be_judged_again(packaged, make_textured, tmp_path):
+    """Nothing but the judgement changes, in gate.json and in the card."""
+    folder = tmp_path / "box"
+    shutil.copytree(packaged[2], folder)
+    card, gate = (folder / "MODEL_CARD.md").read_text(), (folder / "gate.json").read_text()
+    data = packaged[0]
+    builtin.judge_again(folder, data, MeanColours())
+    assert (folder / "MODEL_CARD.md").read_text() == card and (folder / "gate.json").read_text() == gate
+    other = make_textured(tmp_path / "other", seed=5)
+    builtin.judge_again(folder, other, MeanColours())
+    changed = (folder / "MODEL_CARD.md").read_text()
+    assert changed != card and (folder / "gate.json").read_text() != gate
+    assert [a for a, b in zip(card.split("## "), changed.split("## "), strict=True) if a != b] == [
+        part for part in card.split("## ") if part.startswith("How good")
+    ]
+    (folder / "MODEL_CARD.md").write_text("# A card\n")
+    with pytest.raises(InputError, match="no section 'How good its images are'"):
+        builtin.judge_again(folder, data, MeanColours())
 
 
 def test_images_that_the_run_saw_do_not_judge_it(packaged, make_textured, tmp_path):

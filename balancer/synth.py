@@ -227,12 +227,16 @@ def _advice(
         what = f"{training}, more real images"
         if judged.n_real < sizes["fewest_real"]:
             what = f"more real images ({judged.n_real} are too few to judge by, and to train on)"
-        elif (
-            judged.verdict == "insufficient-data" and judged.rejected.count(None) < sizes["fewest_candidates"]
-        ):
+        elif judged.verdict == "insufficient-data" and _too_few(judged, sizes["fewest_candidates"]):
             what = "a larger --n, for more candidates to judge"
         helps.setdefault(what, []).append(label)
     return [f"What may help {' and '.join(some)}: {what}." for what, some in helps.items()]
+
+
+def _too_few(judged: Judgement, fewest: int) -> bool:
+    """Whether more candidates would bring the number that is judged: most of the few that there are were not rejected."""
+    left = judged.rejected.count(None)
+    return left < fewest and 2 * left >= judged.n_candidates
 
 
 def _is_builtin(generator: TrainedGenerator) -> bool:

@@ -64,6 +64,17 @@ class Replaying:
         return made
 
 
+@pytest.fixture(autouse=True)
+def discs(monkeypatch):
+    """Discs are all the same cell, and none has what a cell has: of the checks, pictures and blank images are left."""
+    monkeypatch.setattr(
+        "balancer.quality.copies.same_cell_in", lambda candidates, known: np.full(len(candidates.shown), -1)
+    )
+    monkeypatch.setattr(
+        "balancer.quality.defects.check", lambda measured, label, limits: [None] * len(measured)
+    )
+
+
 @pytest.fixture
 def setting(make_dataset, tmp_path, monkeypatch):
     data = make_dataset(tmp_path / "data", COUNTS)
@@ -181,10 +192,12 @@ def test_what_may_help_depends_on_what_was_wrong(setting, monkeypatch):
 
 def test_nothing_but_real_images_helps_where_they_are_too_few(setting):
     generator, run = setting
-    few = replace(run(n=12).judgements["a"], verdict="insufficient-data", n_real=9)
+    judged = replace(run(n=12).judgements["a"], verdict="insufficient-data")
     data = PreparedDataset.load(generator.data["path"])
-    (sentence,) = synth._advice(generator, data, {"a": few})
+    (sentence,) = synth._advice(generator, data, {"a": replace(judged, n_real=9)})
     assert sentence == "What may help a: more real images (9 are too few to judge by, and to train on)."
+    (sentence,) = synth._advice(generator, data, {"a": replace(judged, rejected=["blank"] * 12)})
+    assert "longer training" in sentence and "--n" not in sentence
 
 
 def test_a_class_that_the_data_lack_is_refused_with_the_dataset_s_classes(setting):

@@ -228,15 +228,15 @@ def _advice(
         if judged.n_real < sizes["fewest_real"]:
             what = f"more real images ({judged.n_real} are too few to judge by, and to train on)"
         elif judged.verdict == "insufficient-data" and _too_few(judged, sizes["fewest_candidates"]):
-            what = "a larger --n, for more candidates to judge"
+            what = "a larger --n or --max-candidates, for more candidates to judge"
         helps.setdefault(what, []).append(label)
     return [f"What may help {' and '.join(some)}: {what}." for what, some in helps.items()]
 
 
 def _too_few(judged: Judgement, fewest: int) -> bool:
-    """Whether more candidates would bring the number that is judged: most of the few that there are were not rejected."""
+    """Whether more candidates could decide: those that are left are few, or fewer than real ones, and most were left."""
     left = judged.rejected.count(None)
-    return left < fewest and 2 * left >= judged.n_candidates
+    return left < max(fewest, judged.n_real) and 2 * left >= judged.n_candidates
 
 
 def _is_builtin(generator: TrainedGenerator) -> bool:
@@ -352,8 +352,8 @@ def _judged(
 ) -> tuple[np.ndarray, Judgement]:
     """Candidates, one for each of the first `seeds`, and their judgement.
 
-    More are made until `n` of them are not rejected one by one and enough are left to be judged as a set, or the seeds
-    are used up. A class that is bound to be rejected as a whole is given up, unless `allow_unverified` keeps its images.
+    More are made until `n` of them are not rejected one by one and those that are left can be judged as a set, or the
+    seeds are used up. A class that is bound to be rejected as a whole is given up, unless `allow_unverified` keeps its images.
     """
     images = np.empty((0, generator.resolution, generator.resolution, 3), dtype=np.uint8)
     wanted, sizes = n, gate.rules["sizes"]
@@ -367,6 +367,8 @@ def _judged(
         judgement = gate.judge(label, images)
         left = judgement.rejected.count(None)
         wanted = max(n, sizes["fewest_candidates"]) - left
+        if judgement.verdict == "insufficient-data" and wanted <= 0:
+            wanted = min(left, judgement.n_real - left)  # more than real ones would hardly tell more
         hopeless = judgement.verdict == "fail" or judgement.n_real < sizes["fewest_real"]
         if wanted <= 0 or len(images) == len(seeds) or (hopeless and not allow_unverified):
             return images, judgement

@@ -32,7 +32,7 @@ def real_data() -> Path:
 def forgetful() -> Iterator[None]:
     """No judgement of the gate comes from disk: tests replace what it depends on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("balancer.quality.memory.remembered", lambda key, make: make())
+        patch.setattr("balancer.quality.memory.remembered", lambda key, make, write, read: make())
         yield
 
 

@@ -75,6 +75,9 @@ class Backbone:
         return in_batches(images, self.network, self.dimension, self.device, f"{self.name} features")
 
 
+_LARGEST = 1e6  # of features of one's own: KID is of their sixth power
+
+
 class FeatureFile:
     """Features that a model of one's own made of the images that are judged, read from an `.npz` file.
 
@@ -98,8 +101,8 @@ class FeatureFile:
                 found = {name: arrays[name] for name in _ARRAYS if name not in missing}
         except FileNotFoundError:
             raise InputError(f"{path} does not exist; give a .npz file of features.") from None
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} cannot be read as a .npz file ({error}); make it again.") from None
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):
+            raise InputError(f"{path} cannot be read as a .npz file of arrays; make it again.") from None
         if missing:
             raise InputError(
                 f"{path} lacks {', '.join(missing)}; a file of features holds {', '.join(_ARRAYS)}."
@@ -119,6 +122,11 @@ class FeatureFile:
             )
         if not np.isfinite(features).all():
             raise InputError(f"{path} has features that are not finite; make it again without them.")
+        if np.abs(features).max() > _LARGEST:
+            raise InputError(
+                f"{path} has features of up to {np.abs(features).max():.1g}, whose distances cannot be computed; divide them "
+                f"so that none is larger than {_LARGEST:.0g}."
+            )
         _refuse_classifier(str(found["model_sha256"]), f"The features in {path}")
         rows = features.astype(np.float32)
         return cls(path, str(found["model"]), dict(zip(hashes.tolist(), rows, strict=True)))

@@ -23,7 +23,7 @@ from balancer.imaging.duplicates import apply_transform, find_copies
 from balancer.imaging.same_cell import Look, look, pictures, same_cell_in
 from balancer.quality.features import FeatureExtractor
 from balancer.quality.neighbours import distances
-from balancer.quality.reference import Embedded, Images, RealClass, Rules, parted
+from balancer.quality.reference import Embedded, Images, RealClass, Rules, parted, together
 
 NEIGHBOURS = 10  # train images beyond the nearest, to which its distance is compared
 TURNS = range(1, 8)  # the flips and quarter turns but for the identity
@@ -48,7 +48,7 @@ class Copies:
         return pd.DataFrame(
             {
                 "nearest_train": pd.Series(self.nearest, dtype=object),
-                "similarity": self.similarity,
+                "similarity": np.asarray(self.similarity, dtype=np.float64),
                 "relative_distance": self.relative_distance,
             }
         )
@@ -199,7 +199,7 @@ def fit(real: RealClass, extractor: FeatureExtractor, rules: Rules, seed: int) -
             for (one, part), likeness in zip(learned, likenesses, strict=True)
         ]
     )
-    compared = real.reference if real.held_out else None
+    compared = together([real.reference, real.fitting]) if real.held_out else None
     return replace(
         whole, turned_from=turned_from, nearest_allowed=nearest_allowed, compared=compared
     ), among_real

@@ -123,6 +123,11 @@ def judge_folders(real: Path, synthetic: Path, extractor: FeatureExtractor, seed
     seen: list[str] = []
     if isinstance(reference, PreparedDataset) and known.is_file():
         seen = seen_outside_train(Seen.read(known), reference)
+    elif isinstance(reference, PreparedDataset):
+        note(
+            f"Nothing tells which images the generator of {synthetic} was trained on (no seen.csv): those of {real} outside train "
+            "are taken for unseen."
+        )
     judgements = judge_candidates(reference, candidates, extractor, seed, seen)
     tables = [
         pd.DataFrame({"label": label, "path": paths[label], "reason": judged.rejected}, dtype=object).join(

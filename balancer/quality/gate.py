@@ -82,7 +82,9 @@ class Gate:
         if self.key is None:
             return self._judge(label, candidates)
         key = memory.key_of(self.key, label, candidates)
-        return Judgement.from_json(memory.remembered(key, lambda: self._judge(label, candidates).to_json()))
+        return memory.remembered(
+            key, lambda: self._judge(label, candidates), Judgement.to_json, Judgement.from_json
+        )
 
     def _judge(self, label: str, candidates: np.ndarray) -> Judgement:
         """First image by image: copies of train images are rejected, then what the `checks` object to. Then as a set: those
@@ -139,7 +141,9 @@ class Gate:
             if len(left) >= sizes["fewest_candidates"]:
                 scored = left[drawn(len(left), sizes["most_candidates"], self.seed)]
                 found |= self._of_set(label, real, candidates, features, scored, before)
-                findings.append(verdicts.on_distance(found["kid"], real, self.classes, self.rules))
+                findings.append(
+                    verdicts.on_distance(found["kid"], len(scored), real, self.classes, self.rules)
+                )
                 findings += verdicts.on_collapse(found, self.rules)
                 findings.append(verdicts.on_labels(found["label_agreement"], label, self.rules))
                 if len(scored) < len(left):

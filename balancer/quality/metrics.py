@@ -140,22 +140,30 @@ def size_dependent(
 
 
 def repeated(pixels: np.ndarray, before: np.ndarray, real: RealClass, rules: Rules, seed: int) -> Metric:
-    """Share of near-duplicates within the set (uint8 N×R×R×3 that are left, and all), at a size that real ones have."""
+    """Share of near-duplicates within the set (uint8 N×R×R×3 that are left, and all).
+
+    It grows with the set, so that `at_size` has the share in draws of a size that real images have, `size`.
+    """
     draws, confidence = rules["sizes"]["draws"], rules["sizes"]["confidence"]
     n = min(len(pixels), len(real.pool) // 2)
-    *shares, among_real = (
-        repeats.at_size(repeats.kinds(images), n, draws, seed)
-        for images in (*_different(pixels, before), real.pool.pixels)
-    )
-    value = float(shares[0].mean())
-    return entry(
+    sets = [repeats.kinds(images) for images in _different(pixels, before)]
+    value = repeats.compute(sets[0])
+    drawn = float(repeats.at_size(sets[0], n, draws, seed).mean())
+    among_real = repeats.at_size(repeats.kinds(real.pool.pixels), n, draws, seed)
+    found = entry(
         value,
-        f"Share of images that another one of the set nearly copies; mean over draws of {n}, as for real images.",
-        before=float(shares[-1].mean()),
-        ci=share_interval(round(value * n), n, confidence),
+        f"Share of images that another one of the set nearly copies; real images in draws of {n}, where of these it is "
+        f"{drawn:.0%}.",
+        before=repeats.compute(sets[-1]),
+        ci=share_interval(round(value * len(pixels)), len(pixels), confidence),
         real_vs_real=float(among_real.mean()),
         real_vs_real_ci=spread(among_real, confidence),
     )
+    return found | {
+        "size": n,
+        "at_size": drawn,
+        "at_size_ci": list(share_interval(round(drawn * n), n, confidence)),
+    }
 
 
 def authentic(y: np.ndarray, before: np.ndarray, real: RealClass, rules: Rules) -> Metric:

@@ -114,9 +114,9 @@ def choose_reference(
     unseen = _images(dataset, label, HELD_OUT)
     train = _images(dataset, label, ("train",))
     known = np.isin(unseen.names, list(seen))
-    train, unseen = _together([train, unseen[known]]), unseen[~known]
+    train, unseen = together([train, unseen[known]]), unseen[~known]
     if len(unseen) < fewest:
-        every = _together([unseen, train])
+        every = together([unseen, train])
         note = (
             f"Compared with all {len(every)} real images, of which the generator may have been trained on {len(train)}: "
             f"that rewards copying, but fewer than {fewest} others are there."
@@ -191,7 +191,7 @@ def _images(dataset: RealImages, label: str, splits: Sequence[str]) -> Images:
     return Images(pixels, np.array(names, dtype=object), np.array(groups, dtype=object))
 
 
-def _together(parts: Iterable[Images]) -> Images:
+def together(parts: Iterable[Images]) -> Images:
     """The images of all parts, each once."""
     parts = list(parts)
     joined = Images(
@@ -206,9 +206,9 @@ def _embedded(
     reference = chosen.chosen.drawn(most_real, seed)
     fitting = chosen.fitting.drawn(most_real, seed)
     trained_on = chosen.trained_on.drawn(most_train, seed)
-    together = _together([reference, fitting, trained_on])
-    features = extractor(together.pixels)
-    row = {name: i for i, name in enumerate(together.names)}
+    every = together([reference, fitting, trained_on])
+    features = extractor(every.pixels)
+    row = {name: i for i, name in enumerate(every.names)}
 
     def embedded(part: Images) -> Embedded:
         rows = [row[name] for name in part.names]
@@ -217,7 +217,7 @@ def _embedded(
     note = chosen.note
     if len(reference) < len(chosen.chosen):
         note += f" {len(reference)} of them, drawn by seed, are scored."
-    everything = _together([chosen.chosen, chosen.fitting, chosen.trained_on])
+    everything = together([chosen.chosen, chosen.fitting, chosen.trained_on])
     return RealClass(
         label=chosen.label,
         n_real=len(everything),
@@ -225,7 +225,7 @@ def _embedded(
         fitting=embedded(fitting),
         trained_on=embedded(trained_on),
         train=chosen.trained_on,
-        pool=embedded(together[: max(most_real, len(reference))]),
+        pool=embedded(every[: max(most_real, len(reference))]),
         held_out=chosen.held_out,
         note=note,
     )

@@ -18,8 +18,11 @@ SEVERITY = ("pass", "warn", "insufficient-data", "fail")
 Finding = tuple[str, str]  # one of SEVERITY, and a sentence
 
 
-def on_distance(found: Metric, real: RealClass, classes: Mapping[str, RealClass], rules: Rules) -> Finding:
-    """KID against a margin: a share of the KID to the nearest other class, which `found` gains as `margin`."""
+def on_distance(
+    found: Metric, n: int, real: RealClass, classes: Mapping[str, RealClass], rules: Rules
+) -> Finding:
+    """KID of n synthetic images against a margin: a share of the KID to the nearest other class, which `found` gains
+    as `margin`."""
     rule = rules["kid"]
     value, ci = found["value"], found["ci"]
     others = {
@@ -45,7 +48,7 @@ def on_distance(found: Metric, real: RealClass, classes: Mapping[str, RealClass]
         f"{rule['margin']:g} of the KID between real {real.label} and {nearest}, the nearest class"
     )
     if level == "insufficient-data":
-        sentence += f": {len(real.reference)} real images are too few to decide"
+        sentence += f": {len(real.reference)} real and {n} synthetic images are too few to decide"
     return level, f"{sentence}."
 
 
@@ -126,10 +129,13 @@ def on_collapse(metrics: Mapping[str, Metric], rules: Rules) -> list[Finding]:
             findings.append(("warn" if found["value"] < low else "pass", f"{sentence}."))
     found = metrics["repeats"]
     high = found["real_vs_real_ci"][1]
-    sentence = f"{found['value']:.0%} of the candidates nearly repeat another one, of real images {found['real_vs_real']:.0%}"
+    sentence = (
+        f"{found['value']:.0%} of the candidates nearly repeat another one; of {found['size']} drawn "
+        f"{found['at_size']:.0%} do, of as many real images {found['real_vs_real']:.0%}"
+    )
     if found["ci"][0] > max(rule["fail_repeats"], high):
         return [*findings, ("fail", f"{sentence}: most of the set is repetition.")]
-    return [*findings, ("warn" if found["ci"][0] > high else "pass", f"{sentence}.")]
+    return [*findings, ("warn" if found["at_size_ci"][0] > high else "pass", f"{sentence}.")]
 
 
 def on_labels(found: Metric, label: str, rules: Rules) -> Finding:

@@ -121,6 +121,22 @@ def test_defective_images_are_made_up_for(setting):
     assert sum("blank" in (reason or "") for reason in judged.rejected) > 10
 
 
+def test_candidates_are_made_until_they_decide(setting, monkeypatch):
+    """As many as there are real images, where fewer leave KID undecided; then the advice is to allow more."""
+    _, run = setting
+    judge = synth.Gate.judge
+
+    def undecided(self, label, candidates):
+        found = judge(self, label, candidates)
+        return found if len(candidates) > 40 else replace(found, verdict="insufficient-data")
+
+    monkeypatch.setattr(synth.Gate, "judge", undecided)
+    made = run(n=12)
+    assert made.judgements["a"].n_candidates > 40 and made.written["a"] == 12
+    (sentence,) = run(n=12, max_candidates=2, overwrite=True).advice
+    assert "--max-candidates" in sentence
+
+
 def test_a_class_that_fails_is_given_up(setting):
     generator, run = setting
     generator.images["a"] = generator.images["b"]
@@ -179,7 +195,7 @@ def test_same_seed_same_bytes(setting, tmp_path):
 def test_what_may_help_depends_on_what_was_wrong(setting, monkeypatch):
     generator, run = setting
     assert run().advice == []
-    (sentence,) = run(n=2, max_candidates=1, overwrite=True).advice
+    (sentence,) = run(n=8, max_candidates=1, overwrite=True).advice
     assert "larger --n" in sentence and "train" not in sentence
     generator.images["a"] = generator.images["b"]
     (sentence,) = run(overwrite=True).advice

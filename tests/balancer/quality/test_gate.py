@@ -389,6 +389,13 @@ def test_verdicts_on_real_cells(real_data: Path) -> None:
             assert judgement.verdict == expected, judgement.reasons
 
 
+def test_repeats_do_not_hide_in_a_set_larger_than_the_real_one() -> None:
+    """Forty images five times each, beside real ones of which a draw has at most 65."""
+    judged = verdict_on(np.repeat(cells("a", 40, seed=2), 5, axis=0))
+    assert judged.verdict == "fail" and judged.metrics["repeats"]["value"] == 1
+    assert any("100% of the candidates nearly repeat another one" in reason for reason in judged.reasons)
+
+
 def test_a_judgement_from_disk_is_the_one_that_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from balancer.quality import memory
-from balancer.quality.memory import key_of, remembered  # before the tests' fixture makes it forget
+from balancer.quality.memory import key_of
+from balancer.quality.memory import remembered as keep  # before the tests' fixture makes it forget
 
 KEY = "0" * 64
+
+
+def remembered(key: str, make: Callable[[], Any]) -> Any:
+    return keep(key, make, lambda made: {"kept": made}, lambda value: value["kept"])
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +36,12 @@ def test_a_damaged_or_missing_place_costs_time_alone(tmp_path: Path, monkeypatch
     monkeypatch.setattr(memory, "note", notes.append)
     remembered(KEY, lambda: {"value": 1})
     (path,) = tmp_path.rglob("*.json")
-    path.write_text("{")
-    assert remembered(KEY, lambda: {"value": 2}) == {"value": 2}
-    assert remembered(KEY, lambda: {"value": 3}) == {"value": 2}
-    assert "cannot be read" in notes.pop() and not notes
+    for damaged in ("", "{", "null", "[]", "{}", '"text"'):
+        path.write_text(damaged)
+        assert remembered(KEY, lambda: {"value": 2}) == {"value": 2}
+        assert remembered(KEY, lambda: {"value": 3}) == {"value": 2}
+        assert "cannot be read" in notes.pop() and not notes, damaged
+    assert remembered("2" * 64, lambda: float("nan")) != 0 and "cannot be kept" in notes.pop()
     monkeypatch.setenv("HEMABALANCE_CACHE", "/proc/nowhere")
     assert remembered(KEY, lambda: {"value": 4}) == {"value": 4}
     assert "cannot be kept" in notes.pop()

@@ -36,6 +36,16 @@ def forgetful() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def without_cell_checks() -> Iterator[None]:
+    """No image is rejected for a defect of the cell, for tests of what becomes of images without one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "balancer.quality.defects.check", lambda measured, label, limits: [None] * len(measured)
+        )
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Folder of the reference numbers; the test is skipped where they are absent."""

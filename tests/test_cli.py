@@ -13,6 +13,7 @@ from PIL import Image
 from balancer import smear
 from cli import balancer, classifier
 
+pytestmark = pytest.mark.usefixtures("without_cell_checks")  # generators of a few steps make no cells
 CELLS = {"lymphocyte": 60, "neutrophil": 60, "CLL": 60}
 
 
@@ -20,16 +21,6 @@ def call(group, *args, code: int = 0):
     result = CliRunner().invoke(group, [str(a) for a in args])
     assert result.exit_code == code, result.output + result.stderr + repr(result.exception)
     return result
-
-
-@pytest.fixture(autouse=True, scope="module")
-def unlearned():
-    """Generators of a few steps make no cells: what is tested here is what becomes of images that are no copies."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "balancer.quality.defects.check", lambda measured, label, limits: [None] * len(measured)
-        )
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +162,9 @@ def test_classifier_trains_evaluates_and_predicts(place):
     assert abs(sum(line["probabilities"].values()) - 1) < 1e-5
     assert line["predicted"] in CELLS
     first = sorted((place / "source/CLL").glob("*.png"))[0]
-    said = call(classifier, "predict", "--run", run, first, "--coverage", 0.5, "--explain", place / "explained").stdout
+    said = call(
+        classifier, "predict", "--run", run, first, "--coverage", 0.5, "--explain", place / "explained"
+    ).stdout
     assert said.startswith(f"{first}: ")
     assert len(list((place / "explained").glob("*.png"))) == 1
     assert "For research only" in (run / "MODEL_CARD.md").read_text()

@@ -65,13 +65,10 @@ class Replaying:
 
 
 @pytest.fixture(autouse=True)
-def discs(monkeypatch):
+def discs(monkeypatch, without_cell_checks):
     """Discs are all the same cell, and none has what a cell has: of the checks, pictures and blank images are left."""
     monkeypatch.setattr(
         "balancer.quality.copies.same_cell_in", lambda candidates, known: np.full(len(candidates.shown), -1)
-    )
-    monkeypatch.setattr(
-        "balancer.quality.defects.check", lambda measured, label, limits: [None] * len(measured)
     )
 
 

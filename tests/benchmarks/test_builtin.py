@@ -24,6 +24,7 @@ from balancer.synth import choose_generator, synthesise
 from benchmarks import builtin
 from classifier.provenance import check_synthetic
 
+pytestmark = pytest.mark.usefixtures("without_cell_checks")  # a generator of a few steps makes no cells
 COUNTS = {"train": {"a": 12, "b": 12}, "validation": {"a": 16, "b": 16}, "test": {"a": 3, "b": 3}}
 TINY = GeneratorConfig(kimg=0.064, batch_size=16, ticks=2, channel_base=128, channel_max=16, latent=16)
 
@@ -55,16 +56,6 @@ def make_textured(make_dataset):
         return data
 
     return make
-
-
-@pytest.fixture(autouse=True, scope="module")
-def unlearned():
-    """A generator of a few steps makes no cells: what is tested here is what becomes of images without a defect."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "balancer.quality.defects.check", lambda measured, label, limits: [None] * len(measured)
-        )
-        yield
 
 
 @pytest.fixture(scope="module")

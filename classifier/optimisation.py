@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import timm.optim
 import torch
@@ -15,6 +16,19 @@ from classifier.config import TrainingConfig
 # all that is new (timm's `group_matcher`).
 _STEM = r"(?!.*(?:stages|layers?)[_.]?\d).*(?:stem|patch_embed|conv1|bn1)"
 _STAGES = r".*?(?:stages|layers?)[_.]?(\d+)"
+
+
+class Schedule(Protocol):
+    """What of a configuration the learning rate of a step depends on."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def warmup(self) -> float: ...
 
 
 def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
@@ -31,13 +45,13 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
-def set_learning_rate(config: TrainingConfig, optimizer: torch.optim.Optimizer, step: int) -> None:
+def set_learning_rate(config: Schedule, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Give every group the learning rate of `step` (from 0)."""
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * group.get("lr_scale", 1.0) * learning_rate_factor(config, step)
 
 
-def learning_rate_factor(config: TrainingConfig, step: int) -> float:
+def learning_rate_factor(config: Schedule, step: int) -> float:
     """Share of the learning rate at `step` (from 0): a linear rise over `warmup`, then half a cosine to 0."""
     rise = config.warmup * config.steps
     if step < rise:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from balancer.data import PreparedDataset
+from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError, unknown_name
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
@@ -25,6 +26,7 @@ from classifier.config import PRECISIONS
 from classifier.imbalance import batches
 from classifier.models import resolve_size
 from classifier.models.fcmae import MaskedAutoencoder
+from classifier.optimisation import set_learning_rate
 from classifier.pretrained import ENCODER, FORMAT, KIND, SEEN
 from classifier.training import autocast
 from classifier.transforms import Images, Transform
@@ -83,13 +85,12 @@ def pretrain(data: PreparedDataset, config: PretrainingConfig, out: Path, overwr
     """Pretrain the encoder of `fcmae-wpat` on the train images of `data`, and write the run to `out`.
 
     The run appears whole at its end: config.json, metrics.jsonl, encoder.safetensors (config in its metadata), seen.csv
-    (the train images: source_sha256, label and split; labels are not used) and a sheet of reconstructions. Returns
+    (the train images: source_sha256, label, split and perceptual_hash; labels are not used) and a sheet of reconstructions. Returns
     `out`. Raises InputError for an `out` that exists, where there are no train images, and as `fit_autoencoder` does.
     """
     out = Path(out)
     refuse_existing(out, overwrite, [data.root])
-    table = data.tables["train"]
-    if table.empty:
+    if data.tables["train"].empty:
         raise InputError(f"{data.root / 'train'} has no images; prepare a dataset with more images.")
     size = resolve_size(ARCH, config.size, data.resolution)
     images = data.images("train")
@@ -100,7 +101,7 @@ def pretrain(data: PreparedDataset, config: PretrainingConfig, out: Path, overwr
         lines = "".join(json.dumps(entry) + "\n" for entry in fitted.history)
         (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
         save_encoder(folder / ENCODER, fitted.model, described)
-        write_csv(folder / SEEN, table[["source_sha256", "label"]].assign(split="train"))
+        write_csv(folder / SEEN, seen_rows(data, "train"))
         (folder / SAMPLES).parent.mkdir()
         save_reconstructions(folder / SAMPLES, fitted.model, images, config)
     return out
@@ -129,13 +130,6 @@ def fit_autoencoder(
         optimizer = torch.optim.AdamW(
             timm.optim.param_groups_weight_decay(model, config.weight_decay), betas=(0.9, 0.95), fused=True
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            config.learning_rate,
-            total_steps=config.steps + 1,  # it gives the step after the last a rate, too
-            pct_start=config.warmup,
-            cycle_momentum=False,
-        )
         drawn = batches(np.zeros(len(images), np.int64), config.batch_size, "natural", config.seed)
         for step in track(range(1, config.steps + 1), "Pretraining", total=config.steps):
             pixels = transform.augment(torch.from_numpy(images[next(drawn)]), generator)
@@ -145,8 +139,8 @@ def fit_autoencoder(
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            set_learning_rate(config, optimizer, step - 1)
             optimizer.step()
-            schedule.step()
             losses.append(loss.detach())
             if step in report_at:
                 mean = torch.stack(losses).mean().item()

@@ -66,6 +66,12 @@ def test_the_loss_falls_and_the_same_seed_gives_the_same_numbers(data: PreparedD
     assert quick.history != other.history
 
 
+@pytest.mark.parametrize("steps", [1, 9])  # 9: a warm-up of one step, counted with the end
+def test_few_steps_pretrain(steps: int, data: PreparedDataset) -> None:
+    fitted = fit_autoencoder(replace(QUICK, steps=steps), data.images("train"))
+    assert [entry["step"] for entry in fitted.history] == list(range(1, steps + 1))
+
+
 def test_a_run_says_what_it_is_and_what_it_has_seen(run: Path, data: PreparedDataset) -> None:
     config = json.loads((run / "config.json").read_text())
     assert {name: config[name] for name in ("kind", "arch", "size", "resolution", "patch", "grid")} == {
@@ -195,7 +201,7 @@ def test_a_classifier_has_seen_what_its_encoder_has(
     config = TrainingConfig(arch="fcmae-wpat", init=str(run), steps=2, batch_size=8, evaluations=1)
     out = train_run(other, [], config, tmp_path / "classifier")
     pretrained_on = set(data.tables["train"]["source_sha256"])
-    assert pretrained_on < seen_images(out)
+    assert pretrained_on < seen_images(out).files
     described = json.loads((out / "config.json").read_text())
     assert described["init"]["data"]["fingerprint"] == data.fingerprint
     assert described["init"]["sha256"] == hashlib.sha256((run / ENCODER).read_bytes()).hexdigest()

@@ -10,7 +10,9 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from balancer.errors import InputError
 from classifier.config import TrainingConfig
+from classifier.models.timm_network import TimmNetwork
 
 # How the parameters of networks that do not say it themselves follow each other: the stem, the stages, and after them
 # all that is new (timm's `group_matcher`).
@@ -32,16 +34,24 @@ class Schedule(Protocol):
 
 
 def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """AdamW without decay on norms and biases; with `layer_decay` earlier layers move less (`lr_scale` of a group)."""
+    """AdamW without decay on norms and biases; with `layer_decay` earlier layers move less (`lr_scale` of a group).
+
+    Every parameter is in one group. Raises InputError for a `layer_decay` of a network whose layers have no known order.
+    """
     if config.layer_decay == 1:
         groups = timm.optim.param_groups_weight_decay(network, config.weight_decay)
     else:
-        body = getattr(network, "body", network)  # timm's own network, behind the size that it works on
+        body = network.body if isinstance(network, TimmNetwork) else network  # timm's own knows its order
         if not hasattr(body, "group_matcher"):
             body.group_matcher = lambda coarse: {"stem": _STEM, "stages": _STAGES}
         groups = timm.optim.param_groups_layer_decay(
             body, config.weight_decay, layer_decay=config.layer_decay
         )
+        if len({group["lr_scale"] for group in groups}) == 1:
+            raise InputError(
+                f"The layers of {config.arch} have no known order, so that a layer_decay of {config.layer_decay} cannot slow "
+                "the earlier ones; leave --layer-decay away, or take another --arch."
+            )
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from balancer.errors import InputError
 from classifier import training
 from classifier.config import TrainingConfig
-from classifier.models import create_model
+from classifier.models import available, create_model
 from classifier.optimisation import learning_rate_factor, make_optimizer, set_learning_rate
 from classifier.training import fit, predict_probabilities, validation_metrics
 
@@ -244,6 +244,37 @@ def test_layer_decay_slows_what_comes_first(arch: str) -> None:
     set_learning_rate(config, optimizer, 0)
     for group in optimizer.param_groups:
         assert group["lr"] == pytest.approx(2e-3 * group["lr_scale"] / 51)
+
+
+@pytest.mark.parametrize(
+    ("arch", "decay"),
+    [
+        (arch, decay)
+        for arch in [*available(), "timm:resnet18"]
+        for decay in (1.0, 0.75)
+        if (arch, decay) != ("cnn11", 0.75)  # refused
+    ],
+)
+def test_every_parameter_is_in_one_group(arch: str, decay: float) -> None:
+    network = create_model(arch, 3, 32)
+    groups = make_optimizer(TrainingConfig(arch=arch, layer_decay=decay), network).param_groups
+    wanted = {id(p): name for name, p in network.named_parameters() if p.requires_grad}
+    given = [wanted.get(id(p)) for group in groups for p in group["params"]]
+    assert sorted(map(str, given)) == sorted(wanted.values())
+
+
+def test_layer_decay_leaves_what_is_new_beside_a_published_body_at_the_full_rate() -> None:
+    network = create_model("shape", 3, 32)
+    groups = make_optimizer(TrainingConfig(arch="shape", layer_decay=0.5), network).param_groups
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    new = [p for name, p in network.named_parameters() if not name.startswith("body.")]
+    assert {scale[id(p)] for p in new} == {1.0}
+    assert scale[id(network.body.conv1.weight)] == 0.5**5
+
+
+def test_layer_decay_is_refused_where_the_order_of_the_layers_is_not_known() -> None:
+    with pytest.raises(InputError, match="layers of cnn11 have no known order"):
+        make_optimizer(TrainingConfig(arch="cnn11", layer_decay=0.75), create_model("cnn11", 3, 32))
 
 
 @pytest.mark.slow

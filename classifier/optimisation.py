@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import timm.optim
 import torch
@@ -41,7 +41,9 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
     if config.layer_decay == 1:
         groups = timm.optim.param_groups_weight_decay(network, config.weight_decay)
     else:
-        body = network.body if isinstance(network, TimmNetwork) else network  # timm's own knows its order
+        body: Any = (
+            network.body if isinstance(network, TimmNetwork) else network
+        )  # timm's own knows its order
         if not hasattr(body, "group_matcher"):
             body.group_matcher = lambda coarse: {"stem": _STEM, "stages": _STAGES}
         groups = timm.optim.param_groups_layer_decay(

@@ -580,7 +580,7 @@ def _cell(value: float | None, digits: int = 3) -> str:
 @out_options
 @training_options
 @click.option("--loss",      metavar="NAME", default="cross-entropy", show_default=True, help="cross-entropy, class-weights, effective-number, focal, balanced-softmax, logit-adjustment or ldam.")
-@click.option("--sampling",  metavar="NAME", default="balanced", show_default=True, help="natural, balanced or square-root.")
+@click.option("--sampling",  metavar="NAME", default="auto", show_default=True, help="natural, balanced or square-root; auto: natural with a --loss that corrects for the imbalance itself (all but cross-entropy and focal), else balanced.")
 @click.option("--mixing",    metavar="NAME", default="none", show_default=True, help="none, mixup or cutmix, with partners of every class equally often.")
 @click.option("--resume",    is_flag=True, help="Go on with the interrupted training at --out: give the command that began it, with this.")
 @dry_run

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from balancer.errors import InputError, unknown_name
 from classifier.augmentation import AUGMENTATIONS
-from classifier.imbalance import LOSSES, SAMPLINGS
+from classifier.imbalance import CORRECTING, LOSSES, SAMPLINGS
 from classifier.mixing import MIXINGS
 from classifier.models import check_name, recipe
 from classifier.transforms import preprocessing_steps
@@ -36,7 +36,7 @@ class TrainingConfig:
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.0  # decay, a step, of the running average of the weights that is then kept; 0: no average
     loss: str = "cross-entropy"
-    sampling: str = "natural"
+    sampling: str = "natural"  # auto: natural where the loss corrects for the imbalance, else balanced
     mixing: str = "none"
     augmentation: str = AUTO  # that of the network's paper, else flips
     preprocessing: tuple[str, ...] = (AUTO,)  # that of the network's paper, or of `transforms.PREPROCESSING`
@@ -48,7 +48,7 @@ class TrainingConfig:
         check_name(self.arch)
         for kind, value, known in (
             ("loss", self.loss, LOSSES),
-            ("sampling", self.sampling, SAMPLINGS),
+            ("sampling", self.sampling, (AUTO, *SAMPLINGS)),
             ("mixing", self.mixing, MIXINGS),
             ("augmentation", self.augmentation, (AUTO, *AUGMENTATIONS)),
             ("precision", self.precision, PRECISIONS),
@@ -78,10 +78,12 @@ class TrainingConfig:
         self.share(1)
 
     def resolved(self) -> TrainingConfig:
-        """This configuration with what it leaves to the network's paper filled in."""
+        """This configuration with what it leaves to the network's paper, and to the loss, filled in."""
         own = recipe(self.arch)
+        sampling = "natural" if self.loss in CORRECTING else "balanced"
         return replace(
             self,
+            sampling=sampling if self.sampling == AUTO else self.sampling,
             augmentation=own.augmentation if self.augmentation == AUTO else self.augmentation,
             preprocessing=own.preprocessing if self.preprocessing == (AUTO,) else self.preprocessing,
         )

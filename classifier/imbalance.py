@@ -141,6 +141,8 @@ LOSSES: dict[str, Callable[[np.ndarray], CrossEntropy]] = {
     "logit-adjustment": CrossEntropy,  # after the training its logits are adjusted: `classifier.models.heads`
     "ldam": LDAM,
 }
+# Those that allow for the class counts of the train split themselves: with balanced batches they would do it twice.
+CORRECTING = ("class-weights", "effective-number", "balanced-softmax", "logit-adjustment", "ldam")
 
 
 def _shuffled(items: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Iterator[int]:

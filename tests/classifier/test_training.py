@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss
 from torch import nn
 
+import cli
+from balancer.data import PreparedDataset
 from balancer.errors import InputError
 from classifier import training
 from classifier.config import TrainingConfig
+from classifier.imbalance import LOSSES
 from classifier.models import available, create_model
 from classifier.optimisation import learning_rate_factor, make_optimizer, set_learning_rate
 from classifier.training import fit, predict_probabilities, validation_metrics
@@ -275,6 +281,25 @@ def test_layer_decay_leaves_what_is_new_beside_a_published_body_at_the_full_rate
 def test_layer_decay_is_refused_where_the_order_of_the_layers_is_not_known() -> None:
     with pytest.raises(InputError, match="layers of cnn11 have no known order"):
         make_optimizer(TrainingConfig(arch="cnn11", layer_decay=0.75), create_model("cnn11", 3, 32))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_sampling_is_balanced_unless_the_loss_allows_for_the_imbalance(loss: str) -> None:
+    resolved = TrainingConfig(loss=loss, sampling="auto").resolved().sampling
+    assert resolved == ("balanced" if loss in ("cross-entropy", "focal") else "natural")
+    assert TrainingConfig(loss=loss, sampling="balanced").resolved().sampling == "balanced"
+
+
+def test_the_dry_run_says_how_is_sampled(make_prepared: Callable[..., PreparedDataset]) -> None:
+    data = make_prepared()
+
+    def sampling(*words: str) -> str:
+        given = ["train", "--data", str(data.root), "--dry-run", *words]
+        return json.loads(CliRunner().invoke(cli.classifier, given).stdout)["sampling"]
+
+    assert sampling() == "balanced"
+    assert sampling("--loss", "class-weights") == "natural"
+    assert sampling("--loss", "class-weights", "--sampling", "square-root") == "square-root"
 
 
 @pytest.mark.slow

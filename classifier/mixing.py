@@ -1,4 +1,4 @@
-"""Mixing of each image with a partner that is drawn class-balanced, so that every class is in half of what is mixed.
+"""Mixing of each image with a partner; the partners are drawn class-balanced, every class equally often.
 
 A batch and its partners share one λ: what is minimised is λ·loss of the labels + (1 − λ)·loss of the partners' labels.
 """

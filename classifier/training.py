@@ -128,7 +128,9 @@ def update(training: Training, batch: Batch, criterion: CrossEntropy, config: Tr
     """One step: the gradient of the batch's weighted mean loss, clipped, moves the weights.
 
     The batch is divided over the processes and over `accumulate` passes; what a pass draws (dropout) depends on the
-    step and the number of the part alone, so that two processes do what one does with twice the passes.
+    step and the number of the part alone, so that two processes do what one does with twice the passes, but for the
+    running statistics of batch norm: the passes of a process move them one after another, and what the processes make of
+    them is averaged.
     """
     model, optimizer, step, group = training.model, training.optimizer, training.step, processes()
     device, size = next(model.parameters()).device, config.share(group.num_processes)

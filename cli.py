@@ -115,7 +115,7 @@ training_options = options(
     click.option("--layer-decay", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, metavar="FACTOR", help="Of the learning rate, from a layer to the one before it: 0.75 for --pretrained."),
     click.option("--ema",        type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="DECAY", help="Keep a running average of the weights; 0: none."),
     click.option("--augment",    "augmentation", metavar="NAME", default="auto", show_default=True, help="none, flips, stain (flips, and stains that vary), leukocyte, trivial-augment; auto: that of the network's paper, else flips."),
-    click.option("--preprocess", "preprocessing", type=Names(), default=("auto",), help="By comma and in this order, in prediction too: crop (to the cell), reinhard or macenko (colours of the train images), clahe (local contrast), background (removed).  [default: that of the network's paper]"),
+    click.option("--preprocess", "preprocessing", type=Names(), default=("auto",), help="By comma and in this order, in prediction too: crop (to the cell), reinhard or macenko (colours of the train images), clahe (local contrast), background (removed); none: nothing, not even that of the network's paper.  [default: that of the network's paper]"),
     seed_option,
 )  # fmt: skip
 

@@ -27,6 +27,7 @@ from balancer.progress import note
 from classifier.augmentation import AUGMENTATIONS
 
 PREPROCESSING = ("crop", "reinhard", "macenko", "clahe", "background")  # in the order in which they are done
+_NO_STEPS = "none"
 _TO_REFERENCE = ("reinhard", "macenko")  # normalised to the train images
 _REFERENCE_IMAGES = 512  # train images, evenly over all, that a reference is the median of
 _MARGIN = 1.2  # side of a crop over the longer side of its cell
@@ -159,8 +160,15 @@ class Transform:
 
 
 def preprocessing_steps(names: Iterable[str]) -> tuple[str, ...]:
-    """The names in the order of `PREPROCESSING`, each once; InputError for one that does not exist, and for two stains."""
+    """The names in the order of `PREPROCESSING`, each once, and of "none" alone nothing.
+
+    Raises InputError for a name that does not exist, for "none" beside others, and for two stains.
+    """
     names = tuple(names)
+    if names == (_NO_STEPS,):
+        return ()
+    if _NO_STEPS in names:
+        raise InputError("The preprocessing none stands alone; leave it away, or the other names.")
     for name in names:
         if name not in PREPROCESSING:
             raise unknown_name("preprocessing", name, PREPROCESSING)

@@ -302,6 +302,14 @@ def test_the_dry_run_says_how_is_sampled(make_prepared: Callable[..., PreparedDa
     assert sampling("--loss", "class-weights", "--sampling", "square-root") == "square-root"
 
 
+def test_preprocessing_of_the_paper_can_be_switched_off() -> None:
+    config = TrainingConfig(arch="cnn11", preprocessing=("none",))
+    assert config.resolved().preprocessing == ()
+    assert TrainingConfig(arch="cnn11").resolved().preprocessing == ("background",)
+    with pytest.raises(InputError, match="none stands alone"):
+        TrainingConfig(preprocessing=("none", "crop"))
+
+
 @pytest.mark.slow
 def test_the_hybrid_learns_blood_cells_at_32_px(real_data: Path) -> None:
     rng = np.random.default_rng(0)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
 
+from balancer.data.seen import Seen
 from balancer.errors import InputError
 from classifier.imbalance import LDAM_SCALE
 from classifier.models import create_model
@@ -94,12 +94,15 @@ def load_run(run: Path) -> ClassifierRun:
     return ClassifierRun(Path(run), model, classes, resolution, config, reliability)
 
 
-def seen_images(run: Path) -> frozenset[str]:
-    """source_sha256 of every image that a run was fitted to or selected by; InputError when that is not known."""
+def seen_images(run: Path) -> Seen:
+    """Every image that a run was fitted to or selected by; InputError when that is not known.
+
+    Runs of before there were perceptual hashes know their images by their files alone.
+    """
     path = Path(run) / SEEN
     try:
-        return frozenset(pd.read_csv(path, dtype=str)["source_sha256"])
-    except (OSError, KeyError, ValueError):
+        return Seen.read(path)
+    except InputError:
         raise InputError(
             f"{path} is missing or damaged, and nothing else tells which images this classifier was trained on; "
             "train it again to evaluate it."

@@ -223,7 +223,8 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
         )
     if data.tables[split].empty:
         raise InputError(f"{data.root / split} has no images to judge on.")
-    check_judges(data, [split], seen_images(run.root))
+    seen = seen_images(run.root).besides(run.config["data"]["fingerprint"], data)
+    check_judges(data, [split], seen)
     images = data.images(split)
     if trained_in and not own:
         note(

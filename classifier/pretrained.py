@@ -87,7 +87,7 @@ class PretrainedEncoder:
     def check(self, data: PreparedDataset) -> None:
         """Refuse to start a classifier of `data` from images that are to judge it.
 
-        Raises InputError when validation or test holds an image of the pretraining, or when its images were treated
+        Raises InputError when validation or test holds an image of the pretraining, be it in another file, or when its images were treated
         otherwise by `balancer prepare`. Other data that share no such image are told in a note.
         """
         origin = self.config["data"]
@@ -98,20 +98,24 @@ class PretrainedEncoder:
             )
         seen = Seen.read(self.root / SEEN)
         for split in ("test", "validation"):
-            if known := seen.among(data, split):
+            if known := seen.besides(origin["fingerprint"], data).among(data, split):
                 raise InputError(
                     f"{self.root} was pretrained on {len(known)} images of {data.root / split} "
-                    f"({', '.join(known[:3])}{', …' if len(known) > 3 else ''}), which would judge a classifier that has "
+                    f"({', '.join(known[:3])}{', …' if len(known) > 3 else ''}), be it in other files, which would judge a classifier that has "
                     "seen them; pretrain on the train split of this dataset."
                 )
         if origin["fingerprint"] != data.fingerprint:
+            unknown = (
+                "" if seen.pictures else ", as the same file (copies that were saved anew cannot be told: it was "
+                "pretrained before their hashes were kept)"
+            )  # fmt: skip
             note(
                 f"{self.root} was pretrained on other data ({origin['path']}) than {data.root}; none of their images is "
-                "in its validation or test split."
+                f"in its validation or test split{unknown}."
             )
 
     def seen(self) -> pd.DataFrame:
-        """The images that it was pretrained on: source_sha256, label and split."""
+        """The images that it was pretrained on: source_sha256, label, split, and perceptual_hash where it is known."""
         return read_table(self.root / SEEN, ["source_sha256", "label", "split"])
 
     def to_json(self) -> dict[str, Any]:

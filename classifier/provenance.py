@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
 
 from balancer.data import PreparedDataset, SyntheticSet
+from balancer.data.seen import Seen
 from balancer.errors import InputError, unknown_name
 
 _JUDGING = ("validation", "test", "heldout")
@@ -29,19 +30,20 @@ def check_synthetic(data: PreparedDataset, synthetic: Sequence[SyntheticSet]) ->
     _check_repeats(synthetic)
 
 
-def check_judges(data: PreparedDataset, splits: Iterable[str], seen: Collection[str] = ()) -> None:
+def check_judges(data: PreparedDataset, splits: Iterable[str], seen: Seen | None = None) -> None:
     """Refuse to judge a classifier by these splits when an image is synthetic or among the `seen`.
 
     An image is synthetic when its row says so or the text in its PNG file does, whatever the other says. `seen`:
-    source_sha256 of the images that the classifier was trained on. InputError has the number and the first names.
+    the images that the classifier was trained on, of which another file of the same picture is one too. InputError has
+    the number and the first names.
     """
     for split in splits:
         table = data.tables[split]
-        known = table.loc[table["source_sha256"].isin(list(seen)), "file_name"]
-        if len(known):
+        known = seen.among(data, split) if seen else []
+        if known:
             raise InputError(
                 f"{len(known)} of the {len(table)} images of {data.root / split} are among those that the classifier "
-                f"was trained or selected on ({_some(known)}); judge it on images that it has not seen."
+                f"was trained or selected on, be it in another file ({_some(known)}); judge it on images that it has not seen."
             )
         in_file = [_says_synthetic(path) for path in data.paths(split)]
         made = table.loc[

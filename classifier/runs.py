@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from balancer.data import PreparedDataset, SyntheticSet
+from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError
 from balancer.files import new_directory, refuse_existing, write_csv, write_json, write_text
@@ -41,8 +42,8 @@ def train_run(
     """Train on the train split and the synthetic images, judge on test once, and write the run to `out`.
 
     The run appears whole at its end: config.json, metrics.jsonl (a line per evaluation), classifier.safetensors
-    (config in its metadata), seen.csv (source_sha256, label and split of the train and validation images, and of those
-    that the encoder it started from was pretrained on),
+    (config in its metadata), seen.csv (source_sha256, label, split and perceptual_hash of the train and validation images, and
+    of those that the encoder it started from was pretrained on),
     evaluation.json and predictions.csv of the test split, and MODEL_CARD.md. Until then `out` holds the state of a longer training, from
     which `resume` goes on. Several processes (`torchrun`) share the training, and the first writes. Returns `out`.
     Raises InputError for an `out` that exists or, with `resume`, is of another training, for synthetic sets that
@@ -145,8 +146,7 @@ def _write(
 
 
 def _seen(data: PreparedDataset, encoder: PretrainedEncoder | None) -> pd.DataFrame:
-    splits = ("train", "validation")
-    seen = [data.tables[split][["source_sha256", "label"]].assign(split=split) for split in splits]
+    seen = [seen_rows(data, split) for split in ("train", "validation")]
     if encoder is not None:
         seen.append(encoder.seen().assign(split="pretraining"))
     return pd.concat(seen, ignore_index=True)

@@ -1,7 +1,7 @@
-"""What a generator has seen, as its run and its synthetic sets keep it in `seen.csv`.
+"""What a generator or a classifier has seen, as its run and its synthetic sets keep it in `seen.csv`.
 
-Every image is known by the hash of its source file; those that came with weights to start from also by a perceptual
-hash, which finds them in files that are not the same: at another resolution, recompressed, mirrored or turned, and
+Every image is known by the hash of its source file; those that came with a generator's weights to start from, and those
+of classifiers and their pretraining, also by a perceptual hash, which finds them in files that are not the same: at another resolution, recompressed, mirrored or turned, and
 at the crops in which the images of PBC are in use. `prepare` hashes the source images, before it brings them to a scale
 or normalises their stain, so that neither hides a picture.
 """
@@ -9,7 +9,7 @@ or normalises their stain, so that neither hides a picture.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import pandas as pd
 
 from balancer.data.dataset import PreparedDataset, read_table
 from balancer.data.decode import make_square
+from balancer.imaging.duplicates import SIDE
 from balancer.imaging.perceptual_hash import find_seen, middle, perceptual_hashes
 
 # The column of seen.csv (none, one or several hashes by spaces, of crops) and of a prepared dataset's metadata.csv.
@@ -34,7 +35,7 @@ def perceptual_hashes_of(pixels: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """The images that a generator has seen, by both hashes."""
+    """The images that a generator or a classifier has seen, by both hashes."""
 
     files: frozenset[str] = field(repr=False)  # source_sha256
     pictures: tuple[str, ...] = field(repr=False)  # perceptual hashes
@@ -46,21 +47,45 @@ class Seen:
         pictures = table.get(PERCEPTUAL_HASH, pd.Series(dtype=str)).dropna()
         return cls(frozenset(table["source_sha256"]), tuple(" ".join(pictures).split()))
 
+    def besides(self, own: str, data: PreparedDataset) -> Seen:
+        """What to look for in `data`, for what was trained on the dataset with the fingerprint `own`.
+
+        In the same dataset that is the files alone: whether two of its files show one picture is for `prepare` to say.
+        """
+        return replace(self, pictures=()) if own == data.fingerprint else self
+
     def among(self, data: PreparedDataset, split: str) -> list[str]:
         """File names of the images of a split that are among the seen ones, as a file or as a picture."""
         table = data.tables[split]
         known = table["source_sha256"].isin(list(self.files)).to_numpy(copy=True)
-        if self.pictures:
+        if self.pictures and not known.all():
             left = np.flatnonzero(~known)
             for hashes in _hashes(data, split, left):
                 known[left] |= find_seen(hashes, self.pictures) >= 0
         return table.loc[known, "file_name"].tolist()
 
 
+def seen_rows(data: PreparedDataset, split: str) -> pd.DataFrame:
+    """Rows for the `seen.csv` of what is trained on a split: source_sha256, label, split and perceptual_hash.
+
+    The last is missing where `prepare` wrote none and the images are too small for one.
+    """
+    table = data.tables[split]
+    rows = table[["source_sha256", "label"]].assign(split=split)
+    if not _hashed(table) and data.resolution < SIDE:
+        return rows
+    crops = _hashes(data, split, np.arange(len(table)))
+    return rows.assign(**{PERCEPTUAL_HASH: [" ".join(hashes) for hashes in zip(*crops, strict=True)]})
+
+
+def _hashed(table: pd.DataFrame) -> bool:
+    return PERCEPTUAL_HASH in table and bool(table[PERCEPTUAL_HASH].notna().all())
+
+
 def _hashes(data: PreparedDataset, split: str, rows: np.ndarray) -> Iterable[Sequence[str]]:
     """For each of the crops that are looked at, the hashes of those rows: as `prepare` wrote them, else of the pixels."""
     table = data.tables[split]
-    if PERCEPTUAL_HASH in table and table[PERCEPTUAL_HASH].notna().all():
+    if _hashed(table):
         return zip(*(hashes.split() for hashes in table[PERCEPTUAL_HASH].iloc[rows]), strict=True)
     images = data.images(split)[rows]  # of a dataset that was prepared before there was that column
     return (perceptual_hashes(crop) for crop in (images, middle(images, ORIGINAL)))

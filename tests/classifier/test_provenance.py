@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,17 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from balancer.data import PreparedDataset, SyntheticSet
+from balancer.data.seen import Seen
 from balancer.errors import InputError
 from balancer.imaging.perceptual_hash import perceptual_hashes
+from classifier import pretrained
+from classifier.checkpoints import load_run
+from classifier.config import TrainingConfig
+from classifier.prediction import evaluate_run
+from classifier.pretrained import checked_encoder
+from classifier.pretraining import PretrainingConfig, pretrain
 from classifier.provenance import check_judges, check_synthetic
+from classifier.runs import train_run
 
 Prepared = Callable[..., PreparedDataset]
 Synthetic = Callable[..., SyntheticSet]
@@ -136,11 +145,61 @@ def test_a_synthetic_file_under_a_real_name_is_refused_where_it_judges(
 def test_images_seen_in_training_do_not_judge(make_prepared: Prepared) -> None:
     data = make_prepared()
     test = data.tables["test"]
-    check_judges(data, ["test"], set(data.tables["train"]["source_sha256"]))
+    check_judges(data, ["test"], Seen(frozenset(data.tables["train"]["source_sha256"]), ()))
     with pytest.raises(
         InputError, match=r"4 of the 35 images of .*test are .*\((basophil/test\d.png, ){3}…\)"
     ):
-        check_judges(data, ["test"], set(test["source_sha256"][:4]))
+        check_judges(data, ["test"], Seen(frozenset(test["source_sha256"][:4]), ()))
+
+
+@pytest.fixture
+def saved_anew(
+    make_dataset: Callable[..., PreparedDataset], tmp_path: Path
+) -> tuple[PreparedDataset, PreparedDataset]:
+    """Data, and other data whose train images are the former's test images, recompressed: other files, by their hashes."""
+    counts = {split: {"a": 8, "b": 8} for split in ("train", "validation", "test")}
+    data, other = (
+        make_dataset(tmp_path / name, counts, seed=seed) for seed, name in enumerate(("data", "other"))
+    )
+    for path, copy in zip(data.paths("test"), other.paths("train"), strict=True):
+        with BytesIO() as jpeg:
+            Image.open(path).save(jpeg, "JPEG", quality=85)
+            Image.open(jpeg).save(copy)
+    return data, other
+
+
+def without_hashes(run: Path) -> None:
+    """Make the run one of before perceptual hashes were kept."""
+    table = pd.read_csv(run / "seen.csv").drop(columns="perceptual_hash")
+    table.to_csv(run / "seen.csv", index=False)
+
+
+def test_an_encoder_that_saw_the_judges_in_other_files_is_refused(
+    saved_anew: tuple[PreparedDataset, PreparedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(pretrained, "note", notes.append)
+    data, other = saved_anew
+    run = pretrain(other, PretrainingConfig(steps=1, batch_size=8), tmp_path / "pretrained")
+    with pytest.raises(InputError, match=r"pretrained on 16 images of .*data/test \(.*be it in other files"):
+        checked_encoder(str(run), data)
+    assert not notes
+    without_hashes(run)
+    checked_encoder(str(run), data)
+    assert len(notes) == 1 and "copies that were saved anew cannot be told" in notes[0]
+
+
+def test_images_seen_in_training_do_not_judge_from_other_files(
+    saved_anew: tuple[PreparedDataset, PreparedDataset], tmp_path: Path
+) -> None:
+    data, other = saved_anew
+    config = TrainingConfig(arch="resnet18", steps=1, batch_size=8, evaluations=1)
+    run = load_run(train_run(other, [], config, tmp_path / "run"))
+    evaluate_run(run, other)
+    with pytest.raises(InputError, match=r"16 of the 16 images of .*data/test .*be it in another file"):
+        evaluate_run(run, data)
+    without_hashes(run.root)
+    evaluate_run(run, data)
 
 
 def test_a_synthetic_set_holds_synthetic_images_alone(

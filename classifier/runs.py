@@ -18,7 +18,7 @@ from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from balancer.generators.processes import processes
 from balancer.progress import note
 from classifier.arms import Arm
-from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, save_weights
+from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, ClassifierRun, load_run, save_weights
 from classifier.config import TrainingConfig
 from classifier.model_card import model_card
 from classifier.models import resolve_size
@@ -46,12 +46,15 @@ def train_run(
     of those that the encoder it started from was pretrained on),
     evaluation.json and predictions.csv of the test split, and MODEL_CARD.md. Until then `out` holds the state of a longer training, from
     which `resume` goes on. Several processes (`torchrun`) share the training, and the first writes. Returns `out`.
-    Raises InputError for an `out` that exists or, with `resume`, is of another training, for synthetic sets that
+    Raises InputError for an `out` that exists or, with `resume`, is of another training, finished or not, for synthetic sets that
     `check_synthetic` refuses, and where a split is empty or `fit` cannot go on.
     """
+    if resume and overwrite:
+        raise InputError("--resume goes on with a run and --overwrite begins it anew; give one of the two.")
     out, config, group = Path(out), config.resolved(), processes(choose_device(None))
     state = StateFile(out, _training_of(data, synthetic, config), overwrite, resume)
     if resume and (out / WEIGHTS).is_file():
+        state.check_begun(_trained_with(load_run(out), data))
         note(f"{out} has been trained to its end already; nothing is left to do.")
         return out
     _refuse(state, overwrite, resume, [data.root, *(images.root for images in synthetic)])
@@ -85,8 +88,6 @@ def train_run(
 
 def _refuse(state: StateFile, overwrite: bool, resume: bool, inputs: Sequence[Path]) -> None:
     """Raise InputError where the folder of the state may not be written, or what is there may not be gone on with."""
-    if resume and overwrite:
-        raise InputError("--resume goes on with a run and --overwrite begins it anew; give one of the two.")
     begun = state.path.is_file()
     if resume and begun:
         state.check()
@@ -113,6 +114,20 @@ def _training_of(
         },
         "synthetic": {str(images.root.absolute()): _counts(images) for images in synthetic},
         "training": asdict(config),
+    }
+
+
+def _trained_with(run: ClassifierRun, data: PreparedDataset) -> dict[str, Any]:
+    """`_training_of` a finished run. The treatment, in runs of before it was recorded, is taken to be that of `data`."""
+    origin = run.config["data"]
+    return {
+        "data": {
+            "fingerprint": origin["fingerprint"],
+            "resolution": run.resolution,
+            "treatment": origin.get("treatment", data.treatment),
+        },
+        "synthetic": {images["path"]: images["counts"] for images in run.config["synthetic"]},
+        "training": run.config["training"],
     }
 
 
@@ -178,6 +193,7 @@ def _describe(
             "path": str(data.root.absolute()),
             "fingerprint": data.fingerprint,
             "source": data.source,
+            "treatment": data.treatment,
             "counts": data.counts("train"),
         },
         "synthetic": [

@@ -119,7 +119,11 @@ class StateFile:
     def check(self) -> None:
         """Raise InputError, with what differs, when the state is of another training than `about` says."""
         _, info = load_tensors(self.path, ("about",))
-        wanted, begun = json.loads(json.dumps(self.about)), info["about"]
+        self.check_begun(info["about"])
+
+    def check_begun(self, begun: Mapping[str, Any]) -> None:
+        """Raise InputError, with what differs, when `begun`, what a training was begun with, is not `about`."""
+        wanted = json.loads(json.dumps(self.about))
         for what, name in (("data", "other data"), ("synthetic", "other synthetic images")):
             if wanted[what] != begun[what]:
                 raise InputError(

@@ -18,7 +18,7 @@ from balancer.data import PreparedDataset, SyntheticSet
 from balancer.data.catalogue import find_runs
 from balancer.errors import InputError
 from balancer.files import kind_of
-from classifier import runs, state, training
+from classifier import checkpoints, runs, state, training
 from classifier.checkpoints import load_run
 from classifier.config import TrainingConfig
 from classifier.runs import train_run
@@ -40,7 +40,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         features = [nn.AvgPool2d(resolution // 4), nn.Flatten(), nn.BatchNorm1d(48), nn.Dropout(0.3)]
         return nn.Sequential(*features, nn.Linear(48, classes))
 
-    monkeypatch.setattr(training, "create_model", network)
+    for module in (training, checkpoints):
+        monkeypatch.setattr(module, "create_model", network)
     monkeypatch.setattr(state, "SECONDS", 0.0)
 
 
@@ -138,6 +139,20 @@ def test_an_unfinished_run_says_so_and_what_differs(
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     train_run(data, [synthetic], CONFIG, out, resume=True)
     assert notes[-1] == f"{out} has been trained to its end already; nothing is left to do."
+
+    told, before = len(notes), (out / "config.json").read_bytes()
+    with pytest.raises(InputError, match=r"other settings \(steps 9, not 10\)"):
+        train_run(data, [synthetic], replace(CONFIG, steps=10), out, resume=True)
+    with pytest.raises(InputError, match="other synthetic images"):
+        train_run(data, [], CONFIG, out, resume=True)
+    with pytest.raises(InputError, match=r"other data \(fingerprint"):
+        train_run(make_prepared("third"), [synthetic], CONFIG, out, resume=True)
+    with pytest.raises(InputError, match=r"other data \(treatment"):
+        stained = replace(data, info=data.info | {"stain": {"name": "reinhard"}})
+        train_run(stained, [synthetic], CONFIG, out, resume=True)
+    with pytest.raises(InputError, match="give one of the two"):
+        train_run(data, [synthetic], CONFIG, out, overwrite=True, resume=True)
+    assert len(notes) == told and (out / "config.json").read_bytes() == before
 
 
 def test_overwrite_begins_anew(

@@ -48,23 +48,27 @@ def write_mark(folder: Path, kind: str) -> None:
     write_json(folder / _MARK, {"format": 1, "kind": kind})
 
 
-def refuse_existing(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+def refuse_existing(
+    path: Path, overwrite: bool | None, inputs: Iterable[Path] = (), name: str = "--out"
+) -> None:
     """Raise InputError when the folder `path` may not be written.
 
     It may when it does not exist or is empty; with `overwrite` also when it is an output of hemabalance, and
-    neither is nor contains one of the `inputs` of the work that is to replace it.
+    neither is nor contains one of the `inputs` of the work that is to replace it. `overwrite` is None where the command
+    has no such option; `name` is what it calls the folder.
     """
     for place in (Path(i).resolve() for i in inputs):
         if path.resolve() == place or path.resolve() in place.parents:
-            raise InputError(f"{path} is or contains {place}, which is read here; choose another --out.")
+            raise InputError(f"{path} is or contains {place}, which is read here; choose another {name}.")
     if path.is_symlink() and not path.exists():
-        raise InputError(f"{path} is a link that leads nowhere; choose another --out.")
+        raise InputError(f"{path} is a link that leads nowhere; choose another {name}.")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
-        raise InputError(f"{path} exists already; choose another --out or give --overwrite to replace it.")
+        instead = "" if overwrite is None else " or give --overwrite to replace it"
+        raise InputError(f"{path} exists already; choose another {name}{instead}.")
     if kind_of(path) is None:
-        raise InputError(f"{path} is no output of hemabalance and is not replaced; choose another --out.")
+        raise InputError(f"{path} is no output of hemabalance and is not replaced; choose another {name}.")
 
 
 def _clear(path: Path) -> None:
@@ -86,19 +90,20 @@ def _sweep(path: Path) -> None:
 
 
 @contextmanager
-def new_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
+def new_directory(path: Path, overwrite: bool | None = False, name: str = "--out") -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any error it vanishes.
 
-    Raises InputError when `path` exists, is not empty, and `overwrite` is false, and where no folder can lie.
+    Raises InputError when `path` exists, is not empty, and `overwrite` is not given, and where no folder can lie;
+    for `name` see `refuse_existing`.
     """
     path = Path(path).absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{path} would lie inside a file; choose another --out.") from None
+        raise InputError(f"{path} would lie inside a file; choose another {name}.") from None
     _sweep(path)
     if not overwrite:
-        refuse_existing(path, overwrite)
+        refuse_existing(path, overwrite, name=name)
     aside = path.parent / f"{_ASIDE}{path.name}-{uuid.uuid4().hex[:8]}"
     aside.mkdir()
     try:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from balancer.data import PreparedDataset
 from balancer.data.decode import image_size, read_any_image
+from balancer.data.images import ImageStore
 from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.files import new_directory, refuse_existing
@@ -67,8 +68,10 @@ def predict_files(
     with ExitStack() as stack:
         pictures = None
         if explain is not None:
-            refuse_existing(explain, False, paths)
-            pictures = _Pictures(stack.enter_context(new_directory(explain)), explain)
+            refuse_existing(explain, None, paths, "folder for --explain")
+            pictures = _Pictures(
+                stack.enter_context(new_directory(explain, None, "folder for --explain")), explain
+            )
         for start in range(0, len(paths), _BATCH):
             batch: list[Path] = []
             images: list[np.ndarray] = []
@@ -108,7 +111,7 @@ def predict_files(
             yield from lines
         if paths and not read:
             none = "The file cannot" if len(paths) == 1 else f"None of the {len(paths)} files can"
-            raise InputError(f"{none} be read as an image; give image files.")
+            raise InputError(f"{none} be predicted; give image files that show a cell.")
     say_what_is_left(left, read, "image")
     if unlike:
         note(
@@ -187,6 +190,21 @@ def _normalised(run: ClassifierRun, pixels: np.ndarray, path: Path) -> np.ndarra
         return pixels
 
 
+class _Restained:
+    """The images of a store in the stain that the run was trained on, with their masks."""
+
+    def __init__(self, run: ClassifierRun, images: ImageStore) -> None:
+        self.masks = images.masks
+        restained = [_normalised(run, images[[k]][0], path) for k, path in enumerate(images.paths)]
+        self._pixels = np.stack(restained)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, indices: Any, /) -> np.ndarray:
+        return self._pixels[indices]
+
+
 def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test") -> dict[str, Any]:
     """Judge a run on one split of a prepared dataset: what `evaluate` returns.
 
@@ -230,8 +248,7 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
         note(
             f"The images of {data.root} are normalised as those were that {run.root} was trained on ({trained_in['name']})."
         )
-        normalised = [_normalised(run, images[[k]][0], path) for k, path in enumerate(data.paths(split))]
-        found = answers(run.model, np.stack(normalised))
+        found = answers(run.model, _Restained(run, images))
     else:
         found = answers(run.model, images)
     return evaluate(found.probabilities, data, split) | trust(

@@ -142,6 +142,8 @@ def test_strange_files_are_flagged_and_sets_are_named(
     json.dumps(lines)
     assert any("pixel.png is 1×1 pixels, too few to show a cell" in sentence for sentence in notes)
     assert any("unlike those" in sentence for sentence in notes)
+    with pytest.raises(InputError, match="The file cannot be predicted; give image files that show a cell"):
+        list(predict_files(run, files[-1:]))
     with pytest.raises(InputError, match="above 0 and below 1"):
         list(predict_files(run, files, coverage=1.0))
     with pytest.raises(InputError, match="at least 999 validation images"):
@@ -164,7 +166,7 @@ def test_explanations_appear_whole_in_a_new_folder(
     for name in names:
         with Image.open(name) as image:
             assert image.size == (768, 256)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match=r"explained exists already; choose another folder for --explain\.$"):
         list(predict_files(run, [twin], explain=out))
 
 

@@ -11,13 +11,14 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix, f1_score
 
 from balancer import smear
 from balancer.data import PreparedDataset, SyntheticSet, prepare
 from balancer.errors import InputError
 from balancer.files import kind_of
-from classifier import prediction, runs
+from classifier import prediction, runs, transforms
 from classifier.checkpoints import load_run
 from classifier.prediction import evaluate_run, predict_files
 from classifier.runs import train_run
@@ -271,6 +272,21 @@ def test_files_are_brought_to_the_scale_and_stain_that_the_data_were(
     judged, as_trained = evaluate_run(run, plain), evaluate_run(run, data)
     assert judged["confusion"] == as_trained["confusion"] and judged["macro_f1"] == as_trained["macro_f1"]
     assert len(notes) == 1 and "normalised as those were" in notes[0]
+    for path in plain.paths("test"):  # masks that no segmentation would give
+        mask = plain.root / "masks" / path.relative_to(plain.root)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.repeat(np.uint8([[0, 128, 255, 0]]), 8, axis=1).repeat(32, axis=0)).save(mask)
+    given: list[np.ndarray | None] = []
+    located = transforms._located
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            transforms, "_located", lambda pixels, masks: given.extend(masks or []) or located(pixels, masks)
+        )
+        reading = replace(run.model.transform, preprocessing=("background",))
+        patched.setattr(run.model, "transform", reading)
+        evaluate_run(run, plain)
+    assert len(given) == len(plain.tables["test"]) and all(mask is not None for mask in given)
+    notes.pop()
     other = replace(data, info=data.info | {"stain": {"name": "reinhard", "reference": {}}})
     with pytest.raises(
         InputError, match=r"a stain of its own \(reinhard\).*prepare the data without --stain"

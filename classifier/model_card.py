@@ -9,6 +9,7 @@ import numpy as np
 
 from balancer.data import PreparedDataset
 from balancer.pages import templates
+from classifier.training import ENOUGH_TO_SELECT
 
 FEW = 30  # test images of a class, below which its figures are rough
 
@@ -40,6 +41,8 @@ def model_card(
         licence=data.info.get("licence"),
         rows=rows,
         few=FEW,
+        selected=min(data.counts("validation").values()) >= ENOUGH_TO_SELECT,
+        enough=ENOUGH_TO_SELECT,
         most_confused=_most_confused(evaluation["confusion"]),
         patients=any("patient_id" in table for table in data.tables.values()),
     )

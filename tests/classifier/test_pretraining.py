@@ -205,6 +205,11 @@ def test_a_classifier_has_seen_what_its_encoder_has(
     described = json.loads((out / "config.json").read_text())
     assert described["init"]["data"]["fingerprint"] == data.fingerprint
     assert described["init"]["sha256"] == hashlib.sha256((run / ENCODER).read_bytes()).hexdigest()
+    card = (out / "MODEL_CARD.md").read_text()
+    assert f"Started from the pretraining run {run}" in card and "on 32 real train images" in card
+    assert data.fingerprint in card and str(data.root) in card
+    assert "which the temperature was chosen by" in card  # 6 validation images of a class
+    assert "The weights are those after the last step: a class has fewer than 10" in card
     with pytest.raises(InputError, match="32 of the 32 images"):
         evaluate_run(load_run(out), exchanged(data))
 

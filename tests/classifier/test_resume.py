@@ -140,6 +140,11 @@ def test_an_unfinished_run_says_so_and_what_differs(
     train_run(data, [synthetic], CONFIG, out, resume=True)
     assert notes[-1] == f"{out} has been trained to its end already; nothing is left to do."
 
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "the running average up to it (decay 0.9 a step)" in card
+    assert "mixing cutmix" in card and "batches in 2 passes" in card and "layer decay 1.0" in card
+    assert "which the weights and the temperature were chosen by" in card and "pretraining" not in card
+
     told, before = len(notes), (out / "config.json").read_bytes()
     with pytest.raises(InputError, match=r"other settings \(steps 9, not 10\)"):
         train_run(data, [synthetic], replace(CONFIG, steps=10), out, resume=True)

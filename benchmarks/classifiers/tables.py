@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
-from benchmarks.classifiers.study import SEEDS, STEPS, UNSEEN
+from benchmarks.classifiers.study import SEEDS, STAGES, STEPS, UNSEEN, trainings
 from benchmarks.parts import markdown_table
 from classifier import calibration, evaluation
 
@@ -24,9 +24,10 @@ def page(predictions: pd.DataFrame) -> str:
     """The Markdown page: a section for each stage that has results."""
     done = predictions.groupby("key").first()
     hours = done["seconds"].sum() / 3600
+    planned = sum(1 for stage in STAGES for _ in trainings(stage))
     head = (
         "# The classifiers, measured\n\n"
-        f"{len(done)} trainings at 64 px from scratch, {hours:.1f} hours of one core. Mean of {len(SEEDS)} seeds and 95 % "
+        f"{len(done)} of {planned} trainings at 64 px from scratch, {hours:.1f} hours of one core. Mean of {len(SEEDS)} seeds and 95 % "
         "interval over test images and seeds (`classifier.evaluation.contrast`); fewer seeds are named, and one has no interval. "
         "Batches of 64, balanced sampling; steps: "
         + ", ".join(f"{name} {steps}" for name, steps in STEPS.items())

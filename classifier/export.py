@@ -53,7 +53,7 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
         import onnxscript  # noqa: F401 (torch.onnx wants it)
     except ImportError as error:
         raise InputError(
-            f"ONNX export needs a package that is not installed ({error.name}); install `hemabalance[export]`."
+            f"ONNX export needs a package that is not installed ({error.name}); run `pip install -e '.[export]'` in the clone."
         ) from None
     if not out.parent.is_dir():
         raise InputError(f"The folder {out.parent} does not exist; make it or choose another --out.")

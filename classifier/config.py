@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from balancer.errors import InputError, unknown_name
 from classifier.augmentation import AUGMENTATIONS
@@ -57,14 +59,7 @@ class TrainingConfig:
                 raise unknown_name(kind, value, known)
         if self.preprocessing != (AUTO,):
             object.__setattr__(self, "preprocessing", preprocessing_steps(self.preprocessing))
-        for name, least in (("steps", 1), ("batch_size", 2), ("accumulate", 1), ("evaluations", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a positive number; got {getattr(self, name)}.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay must be 0 or more; got {self.weight_decay}.")
+        check_optimisation(self, {"steps": 1, "batch_size": 2, "accumulate": 1, "evaluations": 1})
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"layer_decay is a factor above 0, at most 1; got {self.layer_decay}.")
         if not 0 <= self.ema < 1:
@@ -98,3 +93,26 @@ class TrainingConfig:
                 "2 images or more; choose another batch size, --accumulate or number of processes."
             )
         return images
+
+
+class Optimisation(Protocol):
+    """What `check_optimisation` looks at of a configuration."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+
+
+def check_optimisation(config: Optimisation, least: Mapping[str, int]) -> None:
+    """InputError for a count (a field named in `least`) that is too small, and for impossible rates, norms and decays."""
+    for name, fewest in least.items():
+        if getattr(config, name) < fewest:
+            raise InputError(f"{name} must be at least {fewest}; got {getattr(config, name)}.")
+    for name in ("learning_rate", "clip"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise InputError(f"{name} must be a positive number; got {getattr(config, name)}.")
+    if not 0 <= config.weight_decay < math.inf:
+        raise InputError(f"weight_decay must be 0 or more; got {config.weight_decay}.")

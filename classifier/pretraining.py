@@ -22,7 +22,7 @@ from balancer.devices import choose_device
 from balancer.errors import InputError, unknown_name
 from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from balancer.progress import track
-from classifier.config import PRECISIONS
+from classifier.config import PRECISIONS, check_optimisation
 from classifier.imbalance import batches
 from classifier.models import resolve_size
 from classifier.models.fcmae import MaskedAutoencoder
@@ -57,14 +57,7 @@ class PretrainingConfig:
         Transform(self.augmentation)  # refuses one that does not exist
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
-        for name, least in (("steps", 1), ("batch_size", 2)):  # batch norm needs two
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}; got {getattr(self, name)}.")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a positive number; got {getattr(self, name)}.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay must be 0 or more; got {self.weight_decay}.")
+        check_optimisation(self, {"steps": 1, "batch_size": 2})  # batch norm needs two
         if not 0 < self.warmup < 1:
             raise InputError(f"warmup is a share of the steps, above 0 and below 1; got {self.warmup}.")
         if not 0 < self.mask_ratio < 1:

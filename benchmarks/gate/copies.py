@@ -15,6 +15,7 @@ from skimage.transform import SimilarityTransform, warp
 from balancer.imaging.duplicates import find_copies
 from balancer.imaging.same_cell import look, pictures, same_cell_in
 from benchmarks.gate.defects import read_class
+from benchmarks.parts import markdown_table
 
 SETS = ("pbc", "segwbc", "all_idb2", "all4")
 RESOLUTION = 128
@@ -86,15 +87,15 @@ def table(sets: Path) -> str:
     """The table, as markdown."""
     names = [name for name in SETS if (sets / name).is_dir()]
     judged = {name: judge(sets / name) for name in names}
-    lines = [
-        f"| {RESOLUTION} px | {' | '.join(f'{name}: images | in pixels | with cells' for name in names)} |",
-        "|---" * (1 + 3 * len(names)) + "|",
-    ]
+    header = [f"{RESOLUTION} px"]
+    for name in names:
+        header += [f"{name}: images", "in pixels", "with cells"]
+    lines = []
     for row in (*ALTERED, "other real images"):
-        cells = []
+        cells = [row]
         for name in names:
             total, pixels, either = np.sum(judged[name][row], axis=0, dtype=int)
             cells += [f"{total}", f"{pixels / total:.1%}", f"{either / total:.1%}"]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append(cells)
     missing = [f"Not found under {sets}: {name}." for name in SETS if name not in names]
-    return "\n\n".join(["\n".join(lines), *missing])
+    return "\n\n".join([markdown_table(header, lines), *missing])

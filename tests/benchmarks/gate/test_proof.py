@@ -1,13 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from balancer.smear import draw_cells, render
 from benchmarks.gate import made, proof
 from benchmarks.gate.made import CASES, GOOD
 
@@ -26,14 +25,10 @@ class Coarse:
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sets(tmp_path_factory: pytest.TempPathFactory, write_set: Callable[..., None]) -> Path:
     """A folder with one set of two rendered classes, 90 images each."""
     root = tmp_path_factory.mktemp("sets")
-    for label in LABELS:
-        (root / "pbc" / label).mkdir(parents=True)
-        images, _ = render(draw_cells({label: 90}, seed=0), 64)
-        for i, image in enumerate(images):
-            Image.fromarray(image).save(root / "pbc" / label / f"{i:03d}.png")
+    write_set(root / "pbc", LABELS, 90)
     return root
 
 

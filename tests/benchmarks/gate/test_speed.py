@@ -12,21 +12,16 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from balancer.errors import InputError
 from balancer.quality.features import Inception
-from balancer.smear import draw_cells, render
 from benchmarks.gate import speed
 
 LABELS = ("lymphocyte", "neutrophil")
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sets(tmp_path_factory: pytest.TempPathFactory, write_set: Callable[..., None]) -> Path:
     """A folder with one set of two rendered classes."""
     root = tmp_path_factory.mktemp("sets")
-    for label in LABELS:
-        (root / "pbc" / label).mkdir(parents=True)
-        images, _ = render(draw_cells({label: 24}, seed=0), 64)
-        for i, image in enumerate(images):
-            Image.fromarray(image).save(root / "pbc" / label / f"{i:03d}.png")
+    write_set(root / "pbc", LABELS, 24)
     return root
 
 

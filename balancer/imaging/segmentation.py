@@ -249,7 +249,8 @@ def _seed(planes: _Planes) -> _Seed | Flag:
     radius = np.sqrt(areas[chosen] / np.pi)
     away = np.hypot(y - y[chosen], x - x[chosen])
     peaks, heights = _peaks(labels > 0)
-    if peaks.max() >= 8 or ((areas > 0.4 * areas[chosen]) & (away > 6 * radius)).sum() >= 2:
+    many = peaks.max() >= 8 or ((areas > 0.4 * areas[chosen]) & (away > 6 * radius)).sum() >= 2
+    if many and peaks.any():  # in noise no part is round enough to have a peak
         labels = watershed(-heights, peaks, mask=labels > 0)
         *_, chosen = _central(labels, int(labels.max()))
         nucleus = labels == chosen + 1

@@ -3,10 +3,11 @@
     python -m benchmarks.classifiers run --out DIR [STAGE …] [--sets DIR] [--workers N] [--budget MINUTES]
     python -m benchmarks.classifiers table --out DIR
 
-Stages: entries (every network on PBC, PBC with 15 basophils and 15 monocytes, segwbc, all4 and all_idb2), remedies,
-preprocessing, pretraining (a masked autoencoder, with 1, 10 and 100 % of the labels), stain (trained with stain
-augmentation, for the unseen set). Trainings of one thread each, three seeds. A killed study goes on where it stopped;
-trainings in results/classifiers.parquet are not done again. `table` writes that file and results/classifiers.md.
+Stages: entries (every network on PBC, PBC with 15 basophils and 15 monocytes, segwbc, all4 and all_idb2), pretraining (a
+masked autoencoder, with 1, 10 and 100 % of the labels), preprocessing, remedies, long (how far more steps lead), stain
+(trained with stain augmentation, for the unseen set). Trainings of one thread each, three seeds. A killed study goes on
+where it stopped; trainings in results/classifiers.parquet are not done again. `table` writes that file and
+results/classifiers.md.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def run(stages: list[str], sets: Path, out: Path, workers: int, budget: float | 
     """Do the trainings of the stages that are not done yet; none begins after `budget` minutes."""
     results = Results(out, CARRIED)
     done = results.done()
-    units = [unit for stage in stages for unit in trainings(stage) if unit.key not in done]
-    left = sorted(units, key=lambda unit: unit.seed)  # a study that is cut short has one of each
+    units = {unit.key: unit for stage in stages for unit in trainings(stage) if unit.key not in done}
+    left = sorted(units.values(), key=lambda unit: unit.seed)  # a study that is cut short has one of each
     for name in sorted({unit.dataset for unit in left} | {"segwbc"}):
         prepared(sets, out, name)
     end = time.monotonic() + 60 * budget if budget is not None else float("inf")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from classifier.training import TrainingConfig
 RESOLUTION = 64
 SEEDS = (0, 1, 2)
 TIMM = "timm:mobilenetv3_small_100"  # stands for any timm name
+TIMM_PRECISION = "float32"  # its depthwise convolutions take twice as long in bfloat16 on a CPU
 LIMITED = {"basophil": 15, "monocyte": 15}
 SETS: dict[str, tuple[str, dict[str, int], tuple[str, ...]]] = {  # folder, limits, labels left out
     "pbc": ("pbc", {}, ()),
@@ -37,16 +38,20 @@ SETS: dict[str, tuple[str, dict[str, int], tuple[str, ...]]] = {  # folder, limi
     "all4": ("all4", {}, ()),
     "all_idb2": ("all_idb2", {}, ()),
 }
-STEPS = {"pbc": 1500, "pbc-15": 600, "segwbc": 300, "all4": 600, "all_idb2": 300}
+STEPS = {"pbc": 1000, "pbc-15": 600, "segwbc": 200, "all4": 400, "all_idb2": 150}
 UNSEEN = {"pbc": "segwbc"}  # trained on the one, tested on all images of the other too
 BASE: dict[str, Any] = {"sampling": "balanced", "evaluations": 4}
-STAGES = ("entries", "remedies", "preprocessing", "pretraining", "stain")
-_COMPARED = "resnet18"  # the network of the stages that compare something else
+LONG = 4000  # steps of the stage that asks how far more of them lead
+STAGES = ("entries", "pretraining", "preprocessing", "remedies", "long", "stain")
+COMPARED = "convnextv2"  # the network of the stages that compare something else
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training: on which data, from how many of the labels, of what, with which seed."""
+    """One training: on which data, from how many of the labels, of what, with which seed.
+
+    Where two stages ask for the same training, they share its key and it is done once.
+    """
 
     stage: str
     dataset: str
@@ -57,9 +62,16 @@ class Training:
     pretrained: bool = False  # the encoder by `pretrain` on all train images of the dataset
 
     @property
+    def config(self) -> TrainingConfig:
+        """All settings of the training but the encoder that it may start from."""
+        settings = BASE | {"steps": STEPS[self.dataset]} | dict(self.settings)
+        return TrainingConfig(**settings, seed=self.seed).resolved()
+
+    @property
     def key(self) -> str:
-        """SHA-256 (hex, 16 digits) over what the training is."""
-        about = asdict(self) | {"base": BASE, "steps": STEPS[self.dataset], "resolution": RESOLUTION}
+        """SHA-256 (hex, 16 digits) over all that the training depends on."""
+        about = {"dataset": self.dataset, "share": self.share, "pretrained": self.pretrained}
+        about |= {"config": asdict(self.config), "resolution": RESOLUTION}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -72,28 +84,45 @@ def trainings(stage: str) -> Iterator[Training]:
 
     if stage == "entries":
         for dataset in ("pbc-15", "segwbc", "all_idb2", "all4", "pbc"):
-            for arch in (*available(), TIMM):
+            for arch in available():
                 yield from made(dataset, arch, {"arch": arch})
+            yield from made(dataset, TIMM, {"arch": TIMM, "precision": TIMM_PRECISION})
+    elif stage == "long":
+        for augmentation in ("flips", "trivial-augment"):
+            own = {"arch": "hybrid", "augmentation": augmentation, "steps": LONG, "ema": 0.999}
+            yield from made("pbc", f"hybrid, {augmentation}", own)
     elif stage == "remedies":
         for name, arm in CHEAP.items():
             own = {"loss": arm.loss, "sampling": arm.sampling, "mixing": arm.mixing}
             own |= {"augmentation": arm.augmentation} if arm.augmentation else {}
-            yield from made("pbc-15", name, {"arch": _COMPARED} | own)
+            yield from made("pbc-15", name, {"arch": COMPARED} | own)
     elif stage == "preprocessing":
         for name in ("none", "clahe", "reinhard", "macenko", "crop", "background"):
             steps = () if name == "none" else (name,)
             for dataset in ("pbc-15", "segwbc"):
-                yield from made(dataset, name, {"arch": _COMPARED, "preprocessing": steps})
+                yield from made(dataset, name, {"arch": COMPARED, "preprocessing": steps})
     elif stage == "pretraining":
-        for share in (0.01, 0.1, 1.0):
+        for share, steps in ((0.01, 300), (0.1, 600), (1.0, STEPS["pbc"])):
             for pretrained in (False, True):
                 name = "pretrained" if pretrained else "from scratch"
-                yield from made("pbc", name, {"arch": "fcmae-wpat"}, share=share, pretrained=pretrained)
+                own = {"arch": "fcmae-wpat", "steps": steps}
+                yield from made("pbc", name, own, share=share, pretrained=pretrained)
     elif stage == "stain":
         for arch in available():
             yield from made("pbc", arch, {"arch": arch, "augmentation": "stain"})
     else:
         raise ValueError(stage)
+
+
+def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Predictions with what their training stands for: stage, dataset, name, seed, share; once for each stage that has it."""
+    rows = [
+        {"key": unit.key}
+        | {name: getattr(unit, name) for name in ("stage", "dataset", "name", "seed", "share")}
+        for stage in STAGES
+        for unit in trainings(stage)
+    ]
+    return pd.DataFrame(rows).merge(predictions, on="key")
 
 
 def prepared(sets: Path, out: Path, name: str) -> PreparedDataset:
@@ -120,18 +149,18 @@ def encoder(data: PreparedDataset, out: Path, seed: int) -> Path:
 def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
     """Train and predict the test split: a row per test image, and per image of the unseen set where there is one.
 
-    Columns: key, stage, dataset, name, seed, share, test (the set judged on), label, group, predicted, confidence (of
-    the predicted class), calibrated (the same at the temperature of validation), seconds (of one processor), code.
+    Columns: key, test (the set judged on), label, group, predicted, confidence (of the predicted class), calibrated (the
+    same at the temperature of validation), classes, validation_macro_f1, seconds (of one processor), code.
     """
     data = prepared(sets, out, unit.dataset)
     rows = subset(data.labels("train"), unit.share, unit.seed)
     paths, masks = data.paths("train"), data.mask_paths("train")
-    settings = BASE | {"steps": STEPS[unit.dataset]} | dict(unit.settings)
+    config = unit.config
     if unit.pretrained:
-        settings |= {"init": str(encoder(data, out, unit.seed))}
+        config = replace(config, init=str(encoder(data, out, unit.seed)))
     begun = time.process_time()
     fitted = training.fit(
-        TrainingConfig(**settings, seed=unit.seed),
+        config,
         ImageStore([paths[i] for i in rows], data.resolution, [masks[i] for i in rows]),
         data.labels("train")[rows],
         data.images("validation"),
@@ -162,9 +191,13 @@ def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
                     }
                 )
             )
-    about = {key: value for key, value in asdict(unit).items() if key not in ("settings", "pretrained")}
+    best = next(entry for entry in fitted.history if entry["step"] == fitted.best_step)
     return pd.concat(tables, ignore_index=True).assign(
-        key=unit.key, **about, classes=len(data.classes), seconds=seconds, code=code_version()
+        key=unit.key,
+        classes=len(data.classes),
+        validation_macro_f1=best["validation_macro_f1"],
+        seconds=seconds,
+        code=code_version(),
     )
 
 

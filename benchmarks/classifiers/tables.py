@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
-from benchmarks.classifiers.study import SEEDS, STAGES, STEPS, UNSEEN, trainings
+from benchmarks.classifiers.study import COMPARED, LONG, SEEDS, STAGES, STEPS, UNSEEN, labelled, trainings
 from benchmarks.parts import markdown_table
 from classifier import calibration, evaluation
 
@@ -21,10 +21,11 @@ _TITLES = {
 
 
 def page(predictions: pd.DataFrame) -> str:
-    """The Markdown page: a section for each stage that has results."""
+    """The Markdown page: a section for each stage that has results. `predictions` as `Results.read` gives them."""
     done = predictions.groupby("key").first()
     hours = done["seconds"].sum() / 3600
-    planned = sum(1 for stage in STAGES for _ in trainings(stage))
+    planned = len({unit.key for stage in STAGES for unit in trainings(stage)})
+    predictions = labelled(predictions)
     head = (
         "# The classifiers, measured\n\n"
         f"{len(done)} of {planned} trainings at 64 px from scratch, {hours:.1f} hours of one core. Mean of {len(SEEDS)} seeds and 95 % "
@@ -37,9 +38,10 @@ def page(predictions: pd.DataFrame) -> str:
     parts = [head]
     for stage, write in (
         ("entries", _entries),
-        ("remedies", _compared),
-        ("preprocessing", _compared),
         ("pretraining", _pretraining),
+        ("preprocessing", _compared),
+        ("remedies", _compared),
+        ("long", _long),
         ("stain", _stain),
     ):
         rows = predictions[predictions["stage"] == stage]
@@ -114,8 +116,17 @@ def _compared(rows: pd.DataFrame, every: pd.DataFrame) -> str:
     for dataset, of in rows.groupby("dataset", sort=False):
         of = of[of["test"] == dataset]
         table = _table(of, "setting", _in_order(of), lambda name, of=of: of[of["name"] == name])
-        parts.append(f"### {_TITLES[str(dataset)]}, ResNet-18\n\n{table}")
+        parts.append(f"### {_TITLES[str(dataset)]}, `{COMPARED}`\n\n{table}")
     return "\n\n".join(parts)
+
+
+def _long(rows: pd.DataFrame, every: pd.DataFrame) -> str:
+    """Validation is what a setting is chosen by."""
+    of = rows[rows["test"] == rows["dataset"]]
+    chosen = of.groupby("name", sort=False)["validation_macro_f1"].mean()
+    said = "; ".join(f"{name} {value:.3f}" for name, value in chosen.items())
+    table = _table(of, "setting", _in_order(of), lambda name: of[of["name"] == name])
+    return f"Whole PBC, {LONG} steps, running average of the weights (decay 0.999). Macro-F1 on validation: {said}.\n\n{table}"
 
 
 def _pretraining(rows: pd.DataFrame, every: pd.DataFrame) -> str:

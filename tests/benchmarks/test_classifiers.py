@@ -32,6 +32,7 @@ def test_a_training_gives_a_table_that_need_not_be_made_again(small: Path) -> No
     own, other = table[table["test"] == "own"], table[table["test"] == "other"]
     assert len(other) == 24 and set(other["label"]) <= {1, 2} and set(own["label"]) == {0, 1, 2}
     assert table["confidence"].between(1 / 3, 1).all() and (table["classes"] == 3).all()
+    assert table["validation_macro_f1"].between(0, 1).all()
     results = Results(small / "out", small / "carried.parquet")
     assert unit.key not in results.done()
     results.add(table)
@@ -42,11 +43,19 @@ def test_a_training_gives_a_table_that_need_not_be_made_again(small: Path) -> No
 
 
 def test_every_stage_has_every_seed_and_no_training_twice() -> None:
-    units = [unit for stage in study.STAGES for unit in trainings(stage)]
-    assert len({unit.key for unit in units}) == len(units)
     for stage in study.STAGES:
         of = list(trainings(stage))
+        assert len({unit.key for unit in of}) == len(of)
         assert len({unit.seed for unit in of}) == 3 and len(of) % 3 == 0
+
+
+def test_what_two_stages_ask_for_is_one_training() -> None:
+    def key(stage: str, dataset: str, name: str) -> str:
+        return next(u.key for u in trainings(stage) if (u.dataset, u.name, u.seed) == (dataset, name, 0))
+
+    own = key("entries", "pbc-15", study.COMPARED)
+    assert key("remedies", "pbc-15", "balanced-sampling") == key("preprocessing", "pbc-15", "none") == own
+    assert key("remedies", "pbc-15", "unbalanced") != own
 
 
 def test_a_share_of_the_labels_is_of_every_class() -> None:
@@ -64,12 +73,13 @@ def test_the_page_gives_known_values() -> None:
     made = [
         pd.DataFrame(
             {
-                "key": f"{seed}", "stage": "entries", "dataset": "all_idb2", "name": "swin", "seed": seed, "share": 1.0,
-                "test": "all_idb2", "label": labels, "group": np.arange(100).astype(str), "predicted": wrong,
-                "confidence": 0.9, "calibrated": 0.95, "classes": 2, "seconds": 60.0, "code": "",
+                "key": unit.key, "test": "all_idb2", "label": labels, "group": np.arange(100).astype(str),
+                "predicted": wrong, "confidence": 0.9, "calibrated": 0.95, "classes": 2, "validation_macro_f1": 0.8,
+                "seconds": 60.0, "code": "",
             }
         )
-        for seed in study.SEEDS
+        for unit in trainings("entries")
+        if (unit.dataset, unit.name) == ("all_idb2", "swin")
     ]  # fmt: skip
     page = tables.page(pd.concat(made, ignore_index=True))
     (row,) = (line for line in page.splitlines() if line.startswith("| `swin`"))

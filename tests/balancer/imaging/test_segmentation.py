@@ -148,3 +148,9 @@ def test_real_cells(real_data):
     found = segment(images)
     assert np.mean([dice(f.mask > 0, m > 0) for f, m in zip(found, masks, strict=True)]) > 0.95
     assert np.mean([dice(f.mask == NUCLEUS, m == NUCLEUS) for f, m in zip(found, masks, strict=True)]) > 0.94
+
+
+def test_noise_is_segmented_without_an_error() -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(60)]
+    assert all(found.mask.shape == (64, 64) for found in segment(images))

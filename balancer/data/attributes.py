@@ -1,0 +1,75 @@
+"""The morphological attributes of a cell, in the vocabulary of WBCAtt (Tsutsui et al. 2023, arXiv 2306.13531)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from balancer.errors import InputError, unknown_name
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "cell_size": ("big", "small"),
+    "cell_shape": ("round", "irregular"),
+    "nucleus_shape": (
+        "unsegmented-round",
+        "unsegmented-indented",
+        "unsegmented-band",
+        "segmented-bilobed",
+        "segmented-multilobed",
+        "irregular",
+    ),
+    "nuclear_cytoplasmic_ratio": ("low", "high"),
+    "chromatin_density": ("densely", "loosely"),
+    "cytoplasm_vacuole": ("no", "yes"),
+    "cytoplasm_texture": ("clear", "frosted"),
+    "cytoplasm_colour": ("light blue", "blue", "purple blue"),
+    "granule_type": ("nil", "small", "round", "coarse"),
+    "granule_colour": ("nil", "pink", "red", "purple"),
+    "granularity": ("no", "yes"),
+}
+"""Attribute → its values, both in a fixed order: that of the columns and of the indices in arrays."""
+
+UNKNOWN = -1
+
+
+def attribute_indices(table: pd.DataFrame, where: Path | str) -> np.ndarray:
+    """The attributes of images, int64 N×11, in the order of `ATTRIBUTES`: indices of values, -1 where unknown.
+
+    `table`: a row for each image, a column for each attribute that is known of any; an empty field is unknown. `where` it
+    comes from is for the errors. Raises InputError for a value outside the vocabulary, with the nearest there is.
+    """
+    indices = np.full((len(table), len(ATTRIBUTES)), UNKNOWN, dtype=np.int64)
+    for k, (name, values) in enumerate(ATTRIBUTES.items()):
+        if name not in table:
+            continue
+        column = table[name]
+        known = column.notna().to_numpy()
+        texts = column[known].astype(str)
+        for value in texts.unique():
+            if value not in values:
+                problem = unknown_name(f"value of {name}", value, values)
+                raise InputError(f"{where} is outside the vocabulary of attributes. {problem}")
+        indices[known, k] = texts.map(values.index).to_numpy(dtype=np.int64)
+    return indices
+
+
+def attribute_values(indices: np.ndarray) -> dict[str, str]:
+    """The known attributes of one image by name, from its indices, int 11."""
+    return {
+        name: values[int(index)]
+        for (name, values), index in zip(ATTRIBUTES.items(), indices, strict=True)
+        if index != UNKNOWN
+    }
+
+
+def check_attributes(values: Mapping[str, str]) -> dict[str, str]:
+    """`values` in the order of the vocabulary; InputError for an attribute or a value that it does not have."""
+    for name, value in values.items():
+        if name not in ATTRIBUTES:
+            raise unknown_name("attribute", name, ATTRIBUTES)
+        if value not in ATTRIBUTES[name]:
+            raise unknown_name(f"value of {name}", value, ATTRIBUTES[name])
+    return {name: values[name] for name in ATTRIBUTES if name in values}

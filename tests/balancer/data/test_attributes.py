@@ -1,0 +1,38 @@
+"""The vocabulary of attributes: indices and back, what is unknown, and what is outside it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from balancer import smear
+from balancer.data.attributes import ATTRIBUTES, attribute_indices, attribute_values, check_attributes
+from balancer.errors import InputError
+from balancer.smear.attributes import describe
+
+
+def test_indices_and_values_are_inverse_and_gaps_stay_unknown() -> None:
+    table = pd.DataFrame({"granularity": ["yes", None, "no"], "cell_size": ["big", "small", None]})
+    indices = attribute_indices(table, "metadata.csv")
+    assert indices.shape == (3, 11) and indices.dtype == np.int64
+    assert attribute_values(indices[0]) == {"cell_size": "big", "granularity": "yes"}
+    assert attribute_values(indices[1]) == {"cell_size": "small"}
+    assert attribute_values(attribute_indices(pd.DataFrame(index=[0]), "x")[0]) == {}
+
+
+def test_what_the_renderer_says_is_in_the_vocabulary() -> None:
+    cells = smear.draw_cells({"CLL": 50, "neutrophil": 50, "AML": 50}, seed=0)
+    table = describe(cells)
+    assert list(table) == list(ATTRIBUTES)
+    assert (attribute_indices(table, "smear") >= 0).all()
+
+
+def test_a_value_outside_the_vocabulary_is_named_with_the_nearest() -> None:
+    with pytest.raises(
+        InputError, match=r"metadata.csv.*no value of cell_shape 'rond'.*Did you mean 'round'"
+    ):
+        attribute_indices(pd.DataFrame({"cell_shape": ["rond"]}), "metadata.csv")
+    with pytest.raises(InputError, match="no attribute 'size'"):
+        check_attributes({"size": "big"})
+    assert list(check_attributes({"granularity": "no", "cell_size": "big"})) == ["cell_size", "granularity"]

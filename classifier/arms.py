@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from balancer.data import ImageStore, PreparedDataset, SyntheticSet
 from classifier.config import TrainingConfig
@@ -27,6 +28,15 @@ class Arm:
         """`base` with what is this arm's own: steps and schedule are those of every arm."""
         own = replace(base, loss=self.loss, sampling=self.sampling, mixing=self.mixing, seed=seed)
         return own if self.augmentation is None else replace(own, augmentation=self.augmentation)
+
+    def rows(self, data: PreparedDataset, synthetic: Sequence[SyntheticSet]) -> pd.DataFrame:
+        """The metadata of the images to train on, in the order of `train_split`."""
+        tables = [data.tables["train"]]
+        if self.adds == "synthetic":
+            tables += [images.table for images in synthetic]
+        if self.adds == "heldout":
+            tables.append(data.tables["heldout"][usable_heldout(data)])
+        return pd.concat([table.astype(object) for table in tables], ignore_index=True)
 
     def train_split(
         self, data: PreparedDataset, synthetic: Sequence[SyntheticSet]

@@ -22,6 +22,7 @@ class Batch:
 
     pixels: Tensor
     targets: tuple[tuple[Tensor, float], ...]  # the shares add up to 1
+    indices: Tensor  # int64 B: which images they are, before any mixing
 
 
 def training_batches(
@@ -47,8 +48,8 @@ def training_batches(
     for step, indices in enumerate(drawn, start):
         pixels, own = fetch(indices)
         if mix is None:
-            yield Batch(pixels, ((own, 1.0),))
+            yield Batch(pixels, ((own, 1.0),), torch.from_numpy(indices))
         else:
             partners, other = fetch(next(balanced))
             pixels, share = mix(pixels, partners, np.random.default_rng([config.seed, step]))
-            yield Batch(pixels, ((own, share), (other, 1 - share)))
+            yield Batch(pixels, ((own, share), (other, 1 - share)), torch.from_numpy(indices))

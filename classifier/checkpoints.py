@@ -18,8 +18,10 @@ from classifier.imbalance import LDAM_SCALE
 from classifier.models import create_model
 from classifier.models.classifier import Classifier
 from classifier.models.heads import with_cosine_head
+from classifier.models.vision_language import CLASS, WIDTH, VisionLanguage
 from classifier.reliability import Reliability
 from classifier.state import STATE
+from classifier.text_encoders import Reader, reader_from_json
 from classifier.transforms import Transform
 
 FORMAT = 1
@@ -38,6 +40,16 @@ class ClassifierRun:
     resolution: int
     config: dict[str, Any]
     reliability: Reliability | None  # None for runs of before there was such a measurement
+    reader: Reader | None = None  # of texts, where there is language beside the network
+
+    @property
+    def language(self) -> VisionLanguage:
+        """The network with its language; InputError for a run whose head is `class`."""
+        if not isinstance(self.model.network, VisionLanguage):
+            raise InputError(
+                f"{self.root} was trained without language; train one that has it, with `classifier train --head joint`."
+            )
+        return self.model.network
 
 
 def save_weights(
@@ -77,6 +89,11 @@ def load_run(run: Path) -> ClassifierRun:
         if config["training"]["loss"] == "ldam":
             network = with_cosine_head(network, len(classes), LDAM_SCALE)
         tensors = safetensors.torch.load_file(path)
+        head, reader = config["training"].get("head", CLASS), None
+        if head != CLASS:
+            reader = reader_from_json(config["language"]["reader"])
+            sentences = tensors["sentences"]
+            network = VisionLanguage(network, len(classes), head, reader.tower(WIDTH), sentences)
         measured = {
             name.removeprefix(_RELIABILITY): tensors.pop(name).numpy()
             for name in list(tensors)
@@ -91,7 +108,7 @@ def load_run(run: Path) -> ClassifierRun:
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read as a classifier ({error}); train it again.") from None
     model = Classifier(network, transform, temperature).eval()
-    return ClassifierRun(Path(run), model, classes, resolution, config, reliability)
+    return ClassifierRun(Path(run), model, classes, resolution, config, reliability, reader)
 
 
 def seen_images(run: Path) -> Seen:

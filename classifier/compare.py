@@ -28,6 +28,7 @@ from classifier import evaluation, training
 from classifier.arms import ARMS, CHEAP, DEFAULT_CHEAP, FULL_DATA, GAN, Arm, full_data, gan, usable_heldout
 from classifier.config import TrainingConfig
 from classifier.jobs import Job, code_version, digest, remove_stale
+from classifier.language import language_for
 from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
 from classifier.report import save_examples, signed, write_report
@@ -239,6 +240,8 @@ class _Trainer:
         """Train one arm with every seed; the predictions of all, with the columns `arm` and `seed`."""
         train, labels = arm.train_split(self.data, self.synthetic)
         trained_on = digest(train, labels)
+        rows = arm.rows(self.data, self.synthetic)
+        language = language_for(self.config, rows, self.data.classes, self.data.root)
         tables = []
         for i, seed in enumerate(self.seeds):
             self._announce(f"Arm {name}, seed {i + 1} of {len(self.seeds)}")
@@ -252,6 +255,7 @@ class _Trainer:
                     "data": self.data.fingerprint,
                     "classes": list(self.data.classes),
                     "train": trained_on,
+                    "language": language.digest() if language else None,
                     **self.hashes,
                     "code": code_version(),
                 },
@@ -265,6 +269,7 @@ class _Trainer:
                     self.images["validation"],
                     self.labels["validation"],
                     len(self.data.classes),
+                    language=language,
                 )
                 test = training.predict_probabilities(fitted.model, self.images["test"])
                 table = pd.concat(

@@ -12,9 +12,16 @@ from classifier.augmentation import AUGMENTATIONS
 from classifier.imbalance import CORRECTING, LOSSES, SAMPLINGS
 from classifier.mixing import MIXINGS
 from classifier.models import check_name, recipe
+from classifier.models.vision_language import CLASS, HEADS
+from classifier.text_encoders import SMALL, check_reader
 from classifier.transforms import preprocessing_steps
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+CAPTIONS = ("templates", "llm")
+_ONE_LINEAR_LAYER = (
+    "ldam",
+    "logit-adjustment",
+)  # losses that change the last layer of a network that ends in one
 AUTO = "auto"
 
 
@@ -37,6 +44,13 @@ class TrainingConfig:
     warmup: float = 0.1  # share of the steps over which the learning rate rises; then a cosine to 0
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.0  # decay, a step, of the running average of the weights that is then kept; 0: no average
+    head: str = CLASS  # what classifies: the network's own head, or one of `models.vision_language.HEADS`
+    text_encoder: str = SMALL
+    captions: str = "templates"  # or "llm": their words by the `endpoints`
+    endpoints: tuple[str, ...] = ()  # MODEL@URL of language models
+    sentences: str | None = None  # a file of one's own sentences for the classes
+    joint_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    # … of the losses of the head `joint`: class, text, contrastive, attributes
     loss: str = "cross-entropy"
     sampling: str = "natural"  # auto: natural where the loss corrects for the imbalance, else balanced
     mixing: str = "none"
@@ -49,6 +63,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         check_name(self.arch)
         for kind, value, known in (
+            ("head", self.head, (CLASS, *HEADS)),
+            ("kind of captions", self.captions, CAPTIONS),
             ("loss", self.loss, LOSSES),
             ("sampling", self.sampling, (AUTO, *SAMPLINGS)),
             ("mixing", self.mixing, MIXINGS),
@@ -70,7 +86,33 @@ class TrainingConfig:
             raise InputError(
                 "pretrained starts from published weights and init from those of a run; give one of the two."
             )
+        self._check_language()
         self.share(1)
+
+    def _check_language(self) -> None:
+        """InputError for settings of the text side that do not go with the head, or with each other."""
+        check_reader(self.text_encoder)
+        if self.captions == "llm" and not self.endpoints:
+            raise InputError(
+                "The captions llm are written by language models: name one with --endpoint MODEL@URL."
+            )
+        if self.endpoints and self.captions != "llm":
+            raise InputError("An endpoint is for the captions llm; give --captions llm too, or leave it out.")
+        if len(self.joint_weights) != 4 or not all(0 <= w < math.inf for w in self.joint_weights):
+            raise InputError(f"joint_weights are four numbers of 0 or more; got {self.joint_weights}.")
+        if not any(self.joint_weights):
+            raise InputError("joint_weights are all 0: nothing would be learned; give one of them more.")
+        if self.head == CLASS:
+            return
+        if self.loss in _ONE_LINEAR_LAYER:
+            raise InputError(
+                f"The loss {self.loss} changes the last layer of a network of one head; with the head {self.head} take "
+                "class-weights, balanced-softmax or another, or the head class."
+            )
+        if self.mixing != "none":
+            raise InputError(
+                f"Mixed images have no sentence of their own: with the head {self.head} leave out the mixing {self.mixing}."
+            )
 
     def resolved(self) -> TrainingConfig:
         """This configuration with what it leaves to the network's paper, and to the loss, filled in."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import matplotlib
 import numpy as np
 import torch
 from captum.attr import IntegratedGradients
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
+from torch import Tensor
 
 from balancer.imaging.masks import NUCLEUS
 from balancer.imaging.scale import edge_colour
@@ -18,15 +21,22 @@ from classifier.models.classifier import Classifier
 _STEPS = 32  # points of the path at which gradients are taken
 _BATCH = 16  # images at a time
 _PANEL = 256  # px, the side of each of a picture's three panels at least
+_TILE, _COLUMNS, _TITLE = 192, 4, 16  # of a sheet: px of a tile at least, tiles in a row, px of a title
 _SMOOTH = 1 / 48  # of the side: deviation of the Gaussian by which single pixels become regions
 _STRONGEST = 99.5  # percentile of the smoothed attributions that gets the full colour
 _CELL, _NUCLEUS = (255, 210, 0), (0, 220, 255)  # colours of the outlines
 
 
-def attributions(model: Classifier, pixels: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def attributions(
+    model: Classifier,
+    pixels: np.ndarray,
+    targets: np.ndarray,
+    logits: Callable[[Tensor], Tensor] | None = None,
+) -> np.ndarray:
     """What each pixel adds to the logit of an image's target class, float32 B×R×R, against an image of background alone.
 
-    `pixels`: prepared uint8 B×R×R×C; `targets`: class indices, int B. Integrated gradients (Sundararajan et al. 2017,
+    `pixels`: prepared uint8 B×R×R×C; `targets`: class indices, int B. `logits` of normalised images float B×C×R×R, by default
+    those of the classes, calibrated. Integrated gradients (Sundararajan et al. 2017,
     arXiv 1703.01365) from an image of the median colour of the edge, and of an empty mask, in a straight line of
     normalised pixels; the sum over the channels. By their completeness axiom they sum up to the difference of
     both logits, but for the error of 32 points. They need nothing of the network but its gradient, so that they are the
@@ -36,7 +46,9 @@ def attributions(model: Classifier, pixels: np.ndarray, targets: np.ndarray) -> 
     for image, baseline in zip(pixels, baselines, strict=True):
         baseline[..., :3] = edge_colour(image[..., :3])
     device = next(model.parameters()).device
-    explain = IntegratedGradients(lambda images: model.network(images).float() / model.temperature)
+    explain = IntegratedGradients(
+        logits or (lambda images: model.network(images).float() / model.temperature)
+    )
     found = []
     for start in range(0, len(pixels), _BATCH):
         part = slice(start, start + _BATCH)
@@ -61,12 +73,38 @@ def picture(image: np.ndarray, prepared: np.ndarray, attribution: np.ndarray) ->
     sees of it (prepared, uint8 R×R×C); and that in grey below what speaks for the answer (red) and against it (blue).
     """
     scale = max(1, -(-_PANEL // len(image)))
-    shown = [_enlarged(pixels, scale) for pixels in (image, prepared[..., :3])]
+    seen = _enlarged(prepared[..., :3], scale)
+    return np.concatenate([_outlined(image, scale), seen, _overlay(seen, attribution, scale)], axis=1)
+
+
+def sheet(
+    image: np.ndarray, prepared: np.ndarray, maps: Sequence[np.ndarray], titles: Sequence[str]
+) -> np.ndarray:
+    """The image with its outlines, then what each of several answers rests on, under its title: uint8 H×W×3.
+
+    Image and prepared image as for `picture`, `maps` float B×R×R, a title for each.
+    """
+    scale = max(1, -(-_TILE // len(image)))
+    seen = _enlarged(prepared[..., :3], scale)
+    tiles = [_outlined(image, scale), *(_overlay(seen, values, scale) for values in maps)]
+    columns = min(_COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    side = len(tiles[0])
+    canvas = Image.new("RGB", (columns * side, rows * (side + _TITLE)), "white")
+    pen = ImageDraw.Draw(canvas)
+    for i, (tile, title) in enumerate(zip(tiles, ["segmented", *titles], strict=True)):
+        x, y = i % columns * side, i // columns * (side + _TITLE)
+        pen.text((x + 2, y + 1), title, fill="black")
+        canvas.paste(Image.fromarray(tile), (x, y + _TITLE))
+    return np.asarray(canvas)
+
+
+def _outlined(image: np.ndarray, scale: int) -> np.ndarray:
     mask = _enlarged(segment([image])[0].mask, scale, Image.Resampling.NEAREST)
-    outlined = shown[0].copy()
+    outlined = _enlarged(image, scale).copy()
     outlined[find_boundaries(mask > 0, mode="inner")] = _CELL
     outlined[find_boundaries(mask == NUCLEUS, mode="inner")] = _NUCLEUS
-    return np.concatenate([outlined, shown[1], _overlay(shown[1], attribution, scale)], axis=1)
+    return outlined
 
 
 def _overlay(image: np.ndarray, attribution: np.ndarray, scale: int) -> np.ndarray:

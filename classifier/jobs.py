@@ -84,9 +84,12 @@ def code_version() -> str:
         "batches",
         "config",
         "imbalance",
+        "language",
         "mixing",
+        "objectives",
         "optimisation",
         "state",
+        "text_encoders",
         "training",
         "transforms",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from balancer.imaging import stain
 from balancer.imaging.scale import check_scale
 from balancer.progress import note
 from classifier import evaluation
+from classifier.attributes import evaluate_attributes
 from classifier.calibration import (
     BINS,
     check_coverage,
@@ -40,13 +41,23 @@ _BATCH = 64
 _SMALLEST = 8  # px, the shorter side below which a file shows no cell
 
 
+Line = dict[str, Any]
+Extend = Callable[
+    [Sequence[Line], np.ndarray], None
+]  # lines of images and the images prepared, uint8 B×R×R×C
+# Images uint8 B×R×R×3, the same prepared, and their probabilities → a picture uint8 H×W×3 of each
+Draw = Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], Sequence[np.ndarray]]
+
+
 def predict_files(
     run: ClassifierRun,
     paths: Iterable[Path],
     um_per_pixel: float | None = None,
     coverage: float | None = None,
     explain: Path | None = None,
-) -> Iterator[dict[str, Any]]:
+    extend: Extend | None = None,
+    draw: Draw | None = None,
+) -> Iterator[Line]:
     """Classify image files of any kind and size, made square, resized and normalised as the training images were.
 
     `um_per_pixel` is the scale of the files, which has to be known where the training images were brought to one.
@@ -54,7 +65,8 @@ def predict_files(
     calibrated, and where the run knows it "unlike_training": whether the image is unlike those that it was trained on.
     With `coverage`, "classes": the labels among which the true one is for that share of images like those of validation,
     and "abstains": whether they are not exactly one. With `explain`, a new folder with a picture for each image
-    (`explain.picture`), "explanation": its path; the folder appears after the last image. A file that cannot be read as an
+    (`explain.picture`, or what `draw` makes), "explanation": its path; the folder appears after the last image. `extend` adds
+    to the lines. A file that cannot be read as an
     image, or is smaller than 8 px, is named in a note and left out. Raises InputError at the end when none could be read,
     and where the scale is missing or impossible, the coverage is impossible or the run was calibrated on too few images for it,
     or `explain` exists.
@@ -101,12 +113,11 @@ def predict_files(
                     line["abstains"] = len(line["classes"]) != 1
                     abstained += line["abstains"]
             if pictures is not None:
-                from classifier.explain import attributions, picture  # captum and matplotlib: seconds
-
-                seen = prepared[:]
-                shown = attributions(run.model, seen, probabilities.argmax(axis=1))
-                for line, *arrays in zip(lines, images, seen, shown, strict=True):
-                    line["explanation"] = pictures.save(Path(line["file_name"]), picture(*arrays))
+                drawn = (draw or _explained(run))(images, prepared[:], probabilities)
+                for line, pixels in zip(lines, drawn, strict=True):
+                    line["explanation"] = pictures.save(Path(line["file_name"]), pixels)
+            if extend is not None:
+                extend(lines, prepared[:])
             left += prepared.left
             yield from lines
         if paths and not read:
@@ -120,6 +131,19 @@ def predict_files(
         )
     if abstained:
         note(f"No single class is certain enough for {number(abstained, 'image', 'images')} of {read}.")
+
+
+def _explained(run: ClassifierRun) -> Draw:
+    """Pictures of what the predicted classes rest on."""
+    from classifier.explain import attributions, picture  # captum and matplotlib: seconds
+
+    def draw(
+        images: Sequence[np.ndarray], seen: np.ndarray, probabilities: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        shown = attributions(run.model, seen, probabilities.argmax(axis=1))
+        return [picture(*arrays) for arrays in zip(images, seen, shown, strict=True)]
+
+    return draw
 
 
 def _line(run: ClassifierRun, path: Path, p: np.ndarray) -> dict[str, Any]:
@@ -251,9 +275,11 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
         found = answers(run.model, _Restained(run, images))
     else:
         found = answers(run.model, images)
-    return evaluate(found.probabilities, data, split) | trust(
+    result = evaluate(found.probabilities, data, split) | trust(
         found, data.labels(split), run.model.temperature, run.reliability
     )
+    attributes = evaluate_attributes(run.model, data, split)
+    return result if attributes is None else result | {"attributes": attributes}
 
 
 def trust(

@@ -18,8 +18,10 @@ from balancer.files import new_directory, refuse_existing, write_csv, write_json
 from balancer.generators.processes import processes
 from balancer.progress import note
 from classifier.arms import Arm
+from classifier.attributes import calibrate_attributes, evaluate_attributes
 from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, ClassifierRun, load_run, save_weights
 from classifier.config import TrainingConfig
+from classifier.language import Language, language_for
 from classifier.model_card import model_card
 from classifier.models import resolve_size
 from classifier.prediction import evaluate, prediction_table, trust
@@ -52,7 +54,9 @@ def train_run(
     if resume and overwrite:
         raise InputError("--resume goes on with a run and --overwrite begins it anew; give one of the two.")
     out, config, group = Path(out), config.resolved(), processes(choose_device(None))
-    state = StateFile(out, _training_of(data, synthetic, config), overwrite, resume)
+    arm = Arm("All there is to train on.", adds="synthetic")
+    language = language_for(config, arm.rows(data, synthetic), data.classes, data.root)
+    state = StateFile(out, _training_of(data, synthetic, config, language), overwrite, resume)
     if resume and (out / WEIGHTS).is_file():
         state.check_begun(_trained_with(load_run(out), data))
         note(f"{out} has been trained to its end already; nothing is left to do.")
@@ -68,7 +72,7 @@ def train_run(
             raise InputError(
                 f"{data.root / split} has no images; prepare a dataset with more images per class."
             )
-    train, train_labels = Arm("All there is to train on.", adds="synthetic").train_split(data, synthetic)
+    train, train_labels = arm.train_split(data, synthetic)
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
     fitted = fit(
         config,
@@ -78,10 +82,11 @@ def train_run(
         data.labels("validation"),
         len(data.classes),
         state=state,
+        language=language,
     )
     if group.is_main_process:
         with new_directory(out, overwrite or state.path.is_file()) as folder:
-            _write(folder, data, synthetic, encoder, config, fitted)
+            _write(folder, data, synthetic, encoder, config, fitted, language)
     group.wait_for_everyone()
     return out
 
@@ -103,7 +108,10 @@ def _refuse(state: StateFile, overwrite: bool, resume: bool, inputs: Sequence[Pa
 
 
 def _training_of(
-    data: PreparedDataset, synthetic: Sequence[SyntheticSet], config: TrainingConfig
+    data: PreparedDataset,
+    synthetic: Sequence[SyntheticSet],
+    config: TrainingConfig,
+    language: Language | None,
 ) -> dict[str, Any]:
     """What a resume has to agree with."""
     return {
@@ -111,7 +119,8 @@ def _training_of(
             "fingerprint": data.fingerprint,
             "resolution": data.resolution,
             "treatment": data.treatment,
-        },
+        }
+        | ({"language": language.digest()} if language else {}),
         "synthetic": {str(images.root.absolute()): _counts(images) for images in synthetic},
         "training": asdict(config),
     }
@@ -125,7 +134,8 @@ def _trained_with(run: ClassifierRun, data: PreparedDataset) -> dict[str, Any]:
             "fingerprint": origin["fingerprint"],
             "resolution": run.resolution,
             "treatment": origin.get("treatment", data.treatment),
-        },
+        }
+        | ({"language": run.config["language"]["sha256"]} if run.config.get("language") else {}),
         "synthetic": {images["path"]: images["counts"] for images in run.config["synthetic"]},
         "training": run.config["training"],
     }
@@ -142,10 +152,18 @@ def _write(
     encoder: PretrainedEncoder | None,
     config: TrainingConfig,
     fitted: Fitted,
+    language: Language | None,
 ) -> None:
     write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in fitted.history))
     reliability = calibrate(fitted.model, fitted.validation_probabilities, data)
+    calibrate_attributes(fitted.model, data)
     described = _describe(data, synthetic, encoder, config, fitted.model.transform, fitted.best_step)
+    if language is not None:
+        described["language"] = {
+            "reader": language.reader.to_json(),
+            "sentences": dict(zip(data.classes, language.sentences, strict=True)),
+            "sha256": language.digest(),
+        }
     write_json(folder / "config.json", described)
     save_weights(folder / WEIGHTS, fitted.model, described, reliability)
     write_csv(folder / SEEN, _seen(data, encoder))
@@ -154,6 +172,9 @@ def _write(
     evaluation = evaluate(probabilities, data, "test") | trust(
         found, data.labels("test"), fitted.model.temperature, reliability
     )
+    attributes = evaluate_attributes(fitted.model, data, "test")
+    if attributes is not None:
+        evaluation["attributes"] = attributes
     write_json(folder / "evaluation.json", evaluation)
     write_csv(folder / "predictions.csv", prediction_table(probabilities, data, "test"))
     best = next(entry for entry in fitted.history if entry["step"] == fitted.best_step)

@@ -18,10 +18,13 @@ from balancer.progress import track
 from classifier import evaluation
 from classifier.batches import Batch, training_batches
 from classifier.config import TrainingConfig
-from classifier.imbalance import LDAM_SCALE, LOSSES, CrossEntropy, log_shares
+from classifier.imbalance import LDAM_SCALE, LOSSES, log_shares
+from classifier.language import Language
 from classifier.models import create_model, reads_mask
 from classifier.models.classifier import Classifier
 from classifier.models.heads import with_adjusted_logits, with_cosine_head
+from classifier.models.vision_language import CLASS, WIDTH, VisionLanguage
+from classifier.objectives import Classification, LanguageObjective
 from classifier.optimisation import set_learning_rate
 from classifier.pretrained import PretrainedEncoder
 from classifier.state import StateFile, Training
@@ -51,6 +54,7 @@ def fit(
     classes: int,
     device: str | torch.device | None = None,
     state: StateFile | None = None,
+    language: Language | None = None,
 ) -> Fitted:
     """Train a network on `train` (labels int64 N in [0, classes)) and keep the best weights by `validation`.
 
@@ -60,7 +64,8 @@ def fit(
     machine with the same number of threads give the same numbers; torch's global generator is left as it was.
     With `state` the training goes on from it, where it exists, and writes it every now and then: the weights are to
     the bit those of a training that was not interrupted. Under `torchrun` or `accelerate launch` the processes share
-    every batch, and the first alone writes. Raises InputError when there is nothing to train on, when a batch does not
+    every batch, and the first alone writes. `language` is what is said of the train images, for a head that is not `class`.
+    Raises InputError when there is nothing to train on, when a batch does not
     divide, or when the loss is no longer finite.
     """
     for name, images, labels in (
@@ -76,7 +81,9 @@ def fit(
     group, device = processes(device), own_device(device)
     config.share(group.num_processes)
     counts = np.bincount(train_labels, minlength=classes)
-    criterion = LOSSES[config.loss](counts)
+    objective = Classification(LOSSES[config.loss](counts))
+    if language is not None:
+        objective = LanguageObjective(objective.criterion, language, config)
     select = np.bincount(validation_labels, minlength=classes).min() >= ENOUGH_TO_SELECT
     evaluate_at = {math.ceil(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
 
@@ -87,14 +94,14 @@ def fit(
         )
         train, validation = Prepared(train, transform), Prepared(validation, transform)
         training = Training(
-            config, build(config, classes, train[np.arange(1)].shape[1], transform).to(device)
+            config, build(config, classes, train[np.arange(1)].shape[1], transform, language).to(device)
         )
         if state is not None:
             state.restore(training)
         steps = range(training.step, config.steps)
         drawn = training_batches(train, train_labels, config, transform, training.generator, training.step)
         for step in track(steps, f"Training {config.arch}", total=len(steps)):
-            update(training, next(drawn), criterion, config)
+            update(training, next(drawn), objective, config)
             if training.step in evaluate_at:
                 candidate = what_would_be_kept(training, config, counts)
                 metrics = {"step": training.step, "loss": torch.stack(training.losses).mean().item()}
@@ -124,8 +131,8 @@ def _key(metrics: dict[str, float]) -> tuple[float, float]:
     return metrics["validation_macro_f1"], -metrics["validation_loss"]
 
 
-def update(training: Training, batch: Batch, criterion: CrossEntropy, config: TrainingConfig) -> None:
-    """One step: the gradient of the batch's weighted mean loss, clipped, moves the weights.
+def update(training: Training, batch: Batch, objective: Classification, config: TrainingConfig) -> None:
+    """One step: the gradient of the batch's loss, clipped, moves the weights.
 
     The batch is divided over the processes and over `accumulate` passes; what a pass draws (dropout) depends on the
     step and the number of the part alone, so that two processes do what one does with twice the passes, but for the
@@ -134,8 +141,8 @@ def update(training: Training, batch: Batch, criterion: CrossEntropy, config: Tr
     """
     model, optimizer, step, group = training.model, training.optimizer, training.step, processes()
     device, size = next(model.parameters()).device, config.share(group.num_processes)
-    targets = [(labels.to(device), share) for labels, share in batch.targets]
-    weights = [criterion.weights(labels, step / config.steps) for labels, _ in targets]
+    targets = tuple((labels.to(device), share) for labels, share in batch.targets)
+    batch = Batch(batch.pixels.to(device), targets, batch.indices)
     set_learning_rate(config, optimizer, step)
     optimizer.zero_grad()
     model.train()
@@ -146,13 +153,7 @@ def update(training: Training, batch: Batch, criterion: CrossEntropy, config: Tr
             part = slice(number * size, (number + 1) * size)
             torch.manual_seed(derive(config.seed, "step", step, number))
             with autocast(device, config.precision):
-                logits = model(batch.pixels[part].to(device))
-            loss = torch.stack(
-                [
-                    share * (w[part] * criterion(logits, labels[part])).sum() / w.sum()
-                    for (labels, share), w in zip(targets, weights, strict=True)
-                ]
-            ).sum()
+                loss = objective(model, batch, part, step, step / config.steps)
             loss = loss * group.num_processes  # what follows is a mean over them
             loss.backward()
             mean += loss.detach()
@@ -174,13 +175,23 @@ def what_would_be_kept(training: Training, config: TrainingConfig, counts: np.nd
     return model
 
 
-def build(config: TrainingConfig, classes: int, resolution: int, transform: Transform) -> Classifier:
-    """The untrained network that `config` names, behind its transform."""
+def build(
+    config: TrainingConfig,
+    classes: int,
+    resolution: int,
+    transform: Transform,
+    language: Language | None = None,
+) -> Classifier:
+    """The untrained network that `config` names, behind its transform, with `language` beside it where its head needs it."""
     network = create_model(config.arch, classes, resolution, config.size, config.pretrained)
     if config.init is not None:
         PretrainedEncoder.load(config.init).start(network, resolution)
     if config.loss == "ldam":
         network = with_cosine_head(network, classes, LDAM_SCALE)
+    if config.head != CLASS:
+        assert language is not None
+        tower = language.reader.tower(WIDTH)
+        network = VisionLanguage(network, classes, config.head, tower, language.read_sentences)
     return Classifier(network.to(memory_format=torch.channels_last), transform)
 
 

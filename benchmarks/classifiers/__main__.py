@@ -13,15 +13,13 @@ results/classifiers.md.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
+from functools import partial
 from pathlib import Path
-
-from joblib import Parallel, delayed, parallel_config
 
 from balancer.files import write_text
 from benchmarks.classifiers import tables
-from benchmarks.classifiers.study import STAGES, Results, Training, do, prepared, trainings
+from benchmarks.classifiers.study import STAGES, do, keys, prepared, trainings
+from benchmarks.kept import Kept, do_all
 from benchmarks.parts import sets_option
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -30,26 +28,10 @@ CARRIED = RESULTS / "classifiers.parquet"
 
 def run(stages: list[str], sets: Path, out: Path, workers: int, budget: float | None) -> None:
     """Do the trainings of the stages that are not done yet; none begins after `budget` minutes."""
-    results = Results(out, CARRIED)
-    done = results.done()
-    units = {unit.key: unit for stage in stages for unit in trainings(stage) if unit.key not in done}
-    left = sorted(units.values(), key=lambda unit: unit.seed)  # a study that is cut short has one of each
-    for name in sorted({unit.dataset for unit in left} | {"segwbc"}):
+    units = [unit for stage in stages for unit in trainings(stage)]
+    for name in sorted({unit.dataset for unit in units} | {"segwbc"}):
         prepared(sets, out, name)
-    end = time.monotonic() + 60 * budget if budget is not None else float("inf")
-    with parallel_config("loky", inner_max_num_threads=1):
-        Parallel(workers)(delayed(_one)(unit, sets, out, end) for unit in left)
-
-
-def _one(unit: Training, sets: Path, out: Path, end: float) -> None:
-    if time.monotonic() >= end:
-        return
-    begun = time.monotonic()
-    Results(out, CARRIED).add(do(unit, sets, out))
-    about = f"{unit.stage}: {unit.name}, {unit.dataset}, {unit.share:.0%} of the labels, seed {unit.seed}"
-    print(
-        f"{time.strftime('%H:%M:%S')} {about} ({time.monotonic() - begun:.0f} s)", file=sys.stderr, flush=True
-    )
+    do_all(units, partial(do, sets=sets, out=out), Kept(out, CARRIED), workers, budget)
 
 
 def main() -> None:
@@ -68,14 +50,13 @@ def main() -> None:
     if options.command == "run":
         run(options.stages or list(STAGES), options.sets, options.out, options.workers, options.budget)
         return
-    predictions = Results(options.out, CARRIED).read()
+    kept = Kept(options.out, CARRIED)
+    predictions = kept.read(keys())
     if predictions.empty:
         parser.error(f"{options.out} holds no finished training yet; begin with `run`")
     page = tables.page(predictions)
     RESULTS.mkdir(exist_ok=True)
-    aside = CARRIED.with_suffix(".aside")
-    predictions.to_parquet(aside, index=False, compression="zstd")
-    aside.rename(CARRIED)
+    kept.carry(predictions)
     write_text(RESULTS / "classifiers.md", page)
     print(page)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from balancer.data import ImageStore, PreparedDataset, prepare
-from balancer.files import new_directory, write_text
+from balancer.files import write_text
 from classifier import calibration, training
 from classifier.arms import CHEAP
 from classifier.jobs import code_version
@@ -60,6 +60,9 @@ class Training:
     seed: int
     share: float = 1.0  # of the labels of each class, at least one
     pretrained: bool = False  # the encoder by `pretrain` on all train images of the dataset
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.name}, {self.dataset}, {self.share:.0%} of the labels, seed {self.seed}"
 
     @property
     def config(self) -> TrainingConfig:
@@ -112,6 +115,11 @@ def trainings(stage: str) -> Iterator[Training]:
             yield from made("pbc", arch, {"arch": arch, "augmentation": "stain"})
     else:
         raise ValueError(stage)
+
+
+def keys() -> set[str]:
+    """The keys of all trainings of the study."""
+    return {unit.key for stage in STAGES for unit in trainings(stage)}
 
 
 def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -209,35 +217,3 @@ def subset(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         of_label = rng.permutation(np.flatnonzero(labels == label))
         chosen.append(of_label[: max(1, round(share * len(of_label)))])
     return np.sort(np.concatenate(chosen))
-
-
-class Results:
-    """Finished trainings: a table for each under OUT/jobs, and those that the repository carries in one file."""
-
-    def __init__(self, out: Path, carried: Path) -> None:
-        self.jobs = out / "jobs"
-        self.carried = carried
-
-    def done(self) -> set[str]:
-        """Keys of the finished trainings."""
-        here = {path.name for path in self.jobs.iterdir()} if self.jobs.is_dir() else set()
-        return here | (
-            set(pd.read_parquet(self.carried, columns=["key"])["key"]) if self.carried.is_file() else set()
-        )
-
-    def add(self, table: pd.DataFrame) -> None:
-        """Keep the table of one training, whole or not at all."""
-        self.jobs.mkdir(parents=True, exist_ok=True)
-        with new_directory(self.jobs / table["key"].iat[0], overwrite=True) as aside:
-            table.to_parquet(aside / "predictions.parquet", index=False)
-
-    def read(self) -> pd.DataFrame:
-        """The predictions of all finished trainings of the present study."""
-        known = {unit.key for stage in STAGES for unit in trainings(stage)}
-        paths = sorted(self.jobs.glob("*/predictions.parquet")) if self.jobs.is_dir() else []
-        tables = [pd.read_parquet(path) for path in paths]
-        if self.carried.is_file():
-            carried = pd.read_parquet(self.carried)
-            tables.append(carried[~carried["key"].isin({path.parent.name for path in paths})])
-        found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"key": []})
-        return found[found["key"].isin(known)].reset_index(drop=True)

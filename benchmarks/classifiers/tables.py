@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
-from benchmarks.classifiers.study import COMPARED, LONG, SEEDS, STAGES, STEPS, UNSEEN, labelled, trainings
+from benchmarks.classifiers.study import COMPARED, LONG, SEEDS, STEPS, UNSEEN, keys, labelled
 from benchmarks.parts import markdown_table
 from classifier import calibration, evaluation
 
@@ -21,10 +21,10 @@ _TITLES = {
 
 
 def page(predictions: pd.DataFrame) -> str:
-    """The Markdown page: a section for each stage that has results. `predictions` as `Results.read` gives them."""
+    """The Markdown page: a section for each stage that has results. `predictions` as `study.do` gives them."""
     done = predictions.groupby("key").first()
     hours = done["seconds"].sum() / 3600
-    planned = len({unit.key for stage in STAGES for unit in trainings(stage)})
+    planned = len(keys())
     predictions = labelled(predictions)
     head = (
         "# The classifiers, measured\n\n"

@@ -26,7 +26,7 @@ class CosineHead(nn.Module):
 
 def with_cosine_head(network: nn.Module, classes: int, s: float) -> nn.Module:
     """The network, its last linear layer replaced in place by a `CosineHead` of the same weights."""
-    name, head = _last_linear(network, classes)
+    name, head = last_linear(network, classes, "loss ldam changes")
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, CosineHead(head.weight, s))
     return network
@@ -40,7 +40,7 @@ def with_adjusted_logits(network: nn.Module, log_pi: np.ndarray, tau: float = 1.
     where it stays with the weights.
     """
     network = copy.deepcopy(network)
-    name, head = _last_linear(network, len(log_pi))
+    name, head = last_linear(network, len(log_pi), "loss logit-adjustment changes")
     if head.bias is None:
         raise InputError(
             f"The last layer ({name}) of this network has no bias, so that its logits cannot be adjusted; "
@@ -50,14 +50,17 @@ def with_adjusted_logits(network: nn.Module, log_pi: np.ndarray, tau: float = 1.
     return network
 
 
-def _last_linear(network: nn.Module, classes: int) -> tuple[str, nn.Linear]:
-    """The layer that yields the logits, by name; InputError where the network ends in anything but a linear layer."""
+def last_linear(network: nn.Module, classes: int, what: str) -> tuple[str, nn.Linear]:
+    """The layer that yields the logits, by name; InputError where the network ends in anything but a linear layer.
+
+    `what` begins with the option that asks for it, and says what it does to the layer: "loss ldam changes".
+    """
     name, last = [
         (name, m) for name, m in network.named_modules() if any(True for _ in m.parameters(recurse=False))
     ][-1]
     if not isinstance(last, nn.Linear) or last.out_features != classes:
         raise InputError(
-            "The losses ldam and logit-adjustment change the last linear layer, and this network ends in another "
-            f"({type(last).__name__}); take another --arch or --loss."
+            f"The {what} the last linear layer, and this network ends in another ({type(last).__name__}); take another "
+            f"--arch or --{what.split()[0]}."
         )
     return name, last

@@ -11,7 +11,8 @@ import pytest
 
 from balancer import smear
 from benchmarks.classifiers import study, tables
-from benchmarks.classifiers.study import Results, Training, do, subset, trainings
+from benchmarks.classifiers.study import Training, do, subset, trainings
+from benchmarks.kept import Kept
 
 
 @pytest.fixture
@@ -33,12 +34,14 @@ def test_a_training_gives_a_table_that_need_not_be_made_again(small: Path) -> No
     assert len(other) == 24 and set(other["label"]) <= {1, 2} and set(own["label"]) == {0, 1, 2}
     assert table["confidence"].between(1 / 3, 1).all() and (table["classes"] == 3).all()
     assert table["validation_macro_f1"].between(0, 1).all()
-    results = Results(small / "out", small / "carried.parquet")
-    assert unit.key not in results.done()
-    results.add(table)
-    assert unit.key in results.done()
-    table.to_parquet(small / "carried.parquet")
-    assert unit.key in Results(small / "elsewhere", small / "carried.parquet").done()
+    kept = Kept(small / "out", small / "carried.parquet")
+    assert unit.key not in kept.done()
+    kept.add(table)
+    assert unit.key in kept.done()
+    kept.carry(kept.read({unit.key}))
+    elsewhere = Kept(small / "elsewhere", small / "carried.parquet")
+    assert unit.key in elsewhere.done() and len(elsewhere.read({unit.key})) == len(table)
+    assert elsewhere.read({"another"}).empty
     assert len({unit.key, replace(unit, seed=1).key, replace(unit, share=0.1).key}) == 3
 
 

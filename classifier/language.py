@@ -1,0 +1,153 @@
+"""What is said of the images of a training: their attributes and captions, and the sentences of the classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from balancer.data.attributes import UNKNOWN, attribute_indices, attribute_values
+from balancer.quality.features import cache_folder
+from classifier.captions import class_sentences, describe, read_sentences
+from classifier.config import TrainingConfig
+from classifier.models.vision_language import CLASS
+from classifier.text_encoders import Reader, make_reader
+
+CAPTIONS = 4  # of an image; one of them is drawn whenever the image is
+SENTENCES = 8  # of a class
+_WIDEST_SEED = 2**31
+Rewrite = Callable[
+    [Sequence[str], Sequence[Mapping[str, str]]], list[str]
+]  # captions, what they state → captions
+
+
+@dataclass(frozen=True)
+class Language:
+    """What is said of N images and K classes.
+
+    `sentences`: of each class, K×V texts, V = `SENTENCES`. `attributes`: int64 N×11, -1 where unknown. `captions`: M texts
+    for each image, M = `CAPTIONS`. `meaning`: int64 N, equal for images of which the same is said. `present`: bool K, which
+    classes have images; the others are known by their sentences alone.
+    """
+
+    reader: Reader
+    sentences: tuple[tuple[str, ...], ...]
+    attributes: np.ndarray
+    captions: tuple[tuple[str, ...], ...]
+    meaning: np.ndarray
+    present: np.ndarray
+    read: Tensor = field(init=False)  # the captions as the reader gives them, N×M×…
+    read_sentences: Tensor = field(init=False)  # those of the classes, K×V×…
+
+    def __post_init__(self) -> None:
+        distinct: dict[str, int] = {}  # an encoder reads each text once
+        rows = [[distinct.setdefault(text, len(distinct)) for text in texts] for texts in self.captions]
+        object.__setattr__(self, "read", self.reader(list(distinct))[torch.tensor(rows)])
+        flat = [text for texts in self.sentences for text in texts]
+        sentences = self.reader(flat).unflatten(0, (len(self.sentences), -1))
+        object.__setattr__(self, "read_sentences", sentences)
+
+    def digest(self) -> str:
+        """SHA-256 (hexadecimal) of all of it."""
+        about = [self.reader.to_json(), self.sentences, self.captions, self.attributes.tolist()]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def language_for(
+    config: TrainingConfig, rows: pd.DataFrame, classes: Sequence[str], where: Path | str
+) -> Language | None:
+    """The language that the head of `config` needs, as `language_of` makes it; None for the head `class`.
+
+    What language models made of captions is kept in the user's cache, and asked for once.
+    """
+    if config.head == CLASS:
+        return None
+    given = read_sentences(Path(config.sentences)) if config.sentences else None
+    asked: Rewrite | None = None
+    if config.captions == "llm":
+        from classifier.rewriting import Endpoint, rewrite  # needs an HTTP client
+
+        endpoints = [Endpoint.parse(text) for text in config.endpoints]
+        kept = cache_folder().parent / "captions" / "rewritten.jsonl"
+
+        def asked(captions: Sequence[str], values: Sequence[Mapping[str, str]]) -> list[str]:
+            return rewrite(captions, values, endpoints, kept, config.seed)
+
+    # Sentences by which a class is to be recognised unseen do not name it: the name would be a word never learned.
+    named = config.head != "contrastive"
+    return language_of(rows, classes, where, config.text_encoder, given, named, asked)
+
+
+def language_of(
+    rows: pd.DataFrame,
+    classes: Sequence[str],
+    where: Path | str,
+    encoder: str,
+    given: Mapping[str, Sequence[str]] | None = None,
+    named: bool = True,
+    reword: Rewrite | None = None,
+) -> Language:
+    """The language of a training on the images of `rows`: a label for each, and attributes in columns of their names.
+
+    An image with known attributes is captioned by them, any other by the sentences of its class. `given`: sentences of one's
+    own by label. `named`: whether the others name their class. `reword` gives the captions by attributes other words. The same arguments give the same captions. `where` the
+    rows come from is for the errors: InputError for attributes outside the vocabulary, for a class of which
+    nothing is known or given, and for an `encoder` that does not exist or cannot be had.
+    """
+    attributes = attribute_indices(rows, where)
+    sentences = {label: tuple(class_sentences(label, SENTENCES, 0, given, named)) for label in classes}
+    values = [attribute_values(row) for row in attributes]
+    labels = rows["label"].tolist()
+    captions = [
+        _captions(value, sentences[label], row)
+        for row, (value, label) in enumerate(zip(values, labels, strict=True))
+    ]
+    if reword is not None:
+        captions = _reworded(captions, values, reword)
+    said = [json.dumps(value) if value else label for value, label in zip(values, labels, strict=True)]
+    corpus = [text for texts in [*captions, *sentences.values()] for text in texts]
+    return Language(
+        make_reader(encoder, corpus),
+        tuple(sentences[label] for label in classes),
+        attributes,
+        tuple(captions),
+        pd.factorize(pd.Series(said))[0].astype(np.int64),
+        np.isin(classes, labels),
+    )
+
+
+def _captions(values: Mapping[str, str], sentences: Sequence[str], row: int) -> tuple[str, ...]:
+    if not values:
+        return tuple(sentences[(row + i) % len(sentences)] for i in range(CAPTIONS))
+    return tuple(describe(values, (row * CAPTIONS + i) % _WIDEST_SEED) for i in range(CAPTIONS))
+
+
+def _reworded(
+    captions: Sequence[tuple[str, ...]], values: Sequence[Mapping[str, str]], reword: Rewrite
+) -> list[tuple[str, ...]]:
+    """The captions by attributes in other words, each distinct one asked for once."""
+    asked = {text: value for texts, value in zip(captions, values, strict=True) if value for text in texts}
+    new = dict(zip(asked, reword(list(asked), list(asked.values())), strict=True))
+    return [tuple(new.get(text, text) for text in texts) for texts in captions]
+
+
+def attribute_loss(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """The mean cross-entropy of the known attributes, a scalar; 0 where none is known.
+
+    `logits`: for each attribute float B×values; `targets`: int64 B×11, -1 where unknown.
+    """
+    losses = torch.stack(
+        [
+            F.cross_entropy(z.float(), targets[:, k], ignore_index=UNKNOWN, reduction="sum")
+            for k, z in enumerate(logits)
+        ]
+    )
+    return losses.sum() / (targets != UNKNOWN).sum().clamp(min=1)

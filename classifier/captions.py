@@ -240,8 +240,9 @@ MEASURED: tuple[Range, ...] = (
 """What measures support, on masks by segmentation. Colours, texture, granules and lobes are not supported well enough.
 
 Chosen on one half (3,050 images by hash) of PBC's train images with WBCAtt's attributes such that a value, were it as
-frequent as the others together, would be right in 90 % of the cells of which it is stated, or in 85 % where no range
-reaches that. Between the ranges nothing is stated. On the other half (3,110), where rare values are more often wrong:
+frequent as the others together, would be right in 85 % of the cells of which it is stated; for chromatin and the nucleus
+in 90 %, which no range of a high N:C reaches. Between the ranges nothing is stated. On the other half (3,110), at PBC's own
+frequencies, under which the rare values are more often wrong:
 
 | attribute | stated of | accuracy | balanced | right where it is stated |
 |---|---|---|---|---|
@@ -251,8 +252,8 @@ reaches that. Between the ranges nothing is stated. On the other half (3,110), w
 | cell_shape | 69 % | 0.94 | 0.73 | irregular 0.75, round 0.95 |
 | nucleus_shape | 15 % | 0.59 | – | unsegmented-round 0.59 |
 
-A high ratio is stated wrongly mostly of basophils, whose granules are taken for nucleus. PBC has no scale: both sizes are
-a convention, not calibrated.
+A high ratio is stated wrongly mostly of basophils (four in five), whose granules are taken for nucleus. PBC has no scale:
+both sizes are a convention, not calibrated.
 """
 
 

@@ -17,7 +17,7 @@ from classifier.text_encoders import SMALL, check_reader
 from classifier.transforms import preprocessing_steps
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-CAPTIONS = ("templates", "llm")
+CAPTIONS = ("templates", "measured", "llm")
 _ONE_LINEAR_LAYER = (
     "ldam",
     "logit-adjustment",
@@ -46,7 +46,9 @@ class TrainingConfig:
     ema: float = 0.0  # decay, a step, of the running average of the weights that is then kept; 0: no average
     head: str = CLASS  # what classifies: the network's own head, or one of `models.vision_language.HEADS`
     text_encoder: str = SMALL
-    captions: str = "templates"  # or "llm": their words by the `endpoints`
+    captions: str = (
+        "templates"  # measured: of images without attributes by morphology; llm: worded by the `endpoints`
+    )
     endpoints: tuple[str, ...] = ()  # MODEL@URL of language models
     sentences: str | None = None  # a file of one's own sentences for the classes
     joint_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,15 +17,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balancer.data.attributes import UNKNOWN, attribute_indices, attribute_values
+from balancer.errors import InputError
+from balancer.imaging.morphology import measure
+from balancer.imaging.segmentation import segment
+from balancer.progress import track
 from balancer.quality.features import cache_folder
-from classifier.captions import class_sentences, describe, read_sentences
+from classifier.captions import class_sentences, describe, measured_attributes, read_sentences
 from classifier.config import TrainingConfig
 from classifier.models.vision_language import CLASS
 from classifier.text_encoders import Reader, make_reader
+from classifier.transforms import Images
 
+if TYPE_CHECKING:
+    from classifier.rewriting import Endpoint
+
+KEY = "HEMABALANCE_LLM_KEY"  # the environment variable with the key of the endpoints
 CAPTIONS = 4  # of an image; one of them is drawn whenever the image is
 SENTENCES = 8  # of a class
-_WIDEST_SEED = 2**31
+_MEASURED = 64  # images measured at a time
 Rewrite = Callable[
     [Sequence[str], Sequence[Mapping[str, str]]], list[str]
 ]  # captions, what they state → captions
@@ -62,20 +73,20 @@ class Language:
 
 
 def language_for(
-    config: TrainingConfig, rows: pd.DataFrame, classes: Sequence[str], where: Path | str
+    config: TrainingConfig, rows: pd.DataFrame, images: Images, classes: Sequence[str], where: Path | str
 ) -> Language | None:
     """The language that the head of `config` needs, as `language_of` makes it; None for the head `class`.
 
-    What language models made of captions is kept in the user's cache, and asked for once.
+    `images`: those of the rows, measured where the captions are to be. What language models made of captions is kept in the user's cache, and asked for once.
     """
     if config.head == CLASS:
         return None
     given = read_sentences(Path(config.sentences)) if config.sentences else None
     asked: Rewrite | None = None
     if config.captions == "llm":
-        from classifier.rewriting import Endpoint, rewrite  # needs an HTTP client
+        from classifier.rewriting import rewrite  # needs an HTTP client
 
-        endpoints = [Endpoint.parse(text) for text in config.endpoints]
+        endpoints = [_endpoint(text) for text in config.endpoints]
         kept = cache_folder().parent / "captions" / "rewritten.jsonl"
 
         def asked(captions: Sequence[str], values: Sequence[Mapping[str, str]]) -> list[str]:
@@ -83,7 +94,40 @@ def language_for(
 
     # Sentences by which a class is to be recognised unseen do not name it: the name would be a word never learned.
     named = config.head != "contrastive"
+    if config.captions == "measured":
+        rows = with_measured(rows, images, where)
     return language_of(rows, classes, where, config.text_encoder, given, named, asked)
+
+
+def _endpoint(text: str) -> Endpoint:
+    """MODEL@URL; the key is in the environment where there is one."""
+    from classifier.rewriting import Endpoint
+
+    model, _, url = text.partition("@http")
+    if not url:
+        raise InputError(
+            f"The endpoint '{text}' is not of the form MODEL@URL, for example llama@http://localhost:8000/v1."
+        )
+    return Endpoint(f"http{url}", model, KEY if os.environ.get(KEY) else None)
+
+
+def with_measured(rows: pd.DataFrame, images: Images, where: Path | str) -> pd.DataFrame:
+    """The rows with attributes, as far as morphology supports them, for images that have none.
+
+    The cell is segmented (`balancer.imaging.segmentation`) and measured; its scale is the row's `um_per_pixel` where it
+    names one. `where` the rows come from is for the errors.
+    """
+    rows = rows.copy()
+    unknown = np.flatnonzero((attribute_indices(rows, where) == UNKNOWN).all(axis=1))
+    scales = pd.to_numeric(rows["um_per_pixel"]) if "um_per_pixel" in rows else pd.Series(np.nan, rows.index)
+    for start in track(range(0, len(unknown), _MEASURED), "Measuring cells"):
+        some = unknown[start : start + _MEASURED]
+        pixels = images[some]
+        for i, image, found in zip(some, pixels, segment(list(pixels)), strict=True):
+            scale = None if np.isnan(scales.iloc[i]) else float(scales.iloc[i])
+            for name, value in measured_attributes(measure(image, found.mask, scale)).items():
+                rows.loc[rows.index[i], name] = value
+    return rows
 
 
 def language_of(
@@ -127,7 +171,7 @@ def language_of(
 def _captions(values: Mapping[str, str], sentences: Sequence[str], row: int) -> tuple[str, ...]:
     if not values:
         return tuple(sentences[(row + i) % len(sentences)] for i in range(CAPTIONS))
-    return tuple(describe(values, (row * CAPTIONS + i) % _WIDEST_SEED) for i in range(CAPTIONS))
+    return tuple(describe(values, row * CAPTIONS + i) for i in range(CAPTIONS))
 
 
 def _reworded(

@@ -440,7 +440,7 @@ def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
 
     `first`: the first of the adjectives that describe them.
     """
-    k, parted = (noun if first is None else first) - 1, False
+    k = (noun if first is None else first) - 1
     unknown = 0
     while k >= 0:
         item = items[k]
@@ -449,16 +449,15 @@ def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
         elif item.kind in ("and", "comma"):
             # "no vacuoles and pink granules" has granules; "no vacuoles and granules" has none.
             after = items[noun + 1].kind if noun + 1 < len(items) else ""
-            parted = first is not None or (item.kind == "comma" and after not in ("and", "or"))
-            if parted:
+            if first is not None or (item.kind == "comma" and after not in ("and", "or")):
                 break
         elif not (
-            item.kind in ("neutral", "seen", "or", "article", "having")
+            item.kind in ("neutral", "seen", "or", "article", "having", "copula")
             or (item.kind == "noun" and item.text in (_VACUOLE, _GRANULE) and items[k + 1].kind != "having")
         ):
             break
         k -= 1
-    if k >= 0 and items[k].kind == "negator" and not parted:
+    if k >= 0 and items[k].kind == "negator":
         if items[k].text in ("hardly any", "hardly", "barely", "scarcely"):
             return None
         return False if first is None else None

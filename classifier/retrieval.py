@@ -15,8 +15,7 @@ def recall_at(similarity: np.ndarray, relevant: np.ndarray, k: int) -> float:
     >>> recall_at(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([[True, False], [False, True]]), 1)
     0.5
     """
-    ranks = _ranks(similarity, relevant)
-    return float(np.mean([rank[0] <= k for rank in ranks]))
+    return float(np.mean([rank[0] <= k for rank in ranks(similarity, relevant)]))
 
 
 def mean_average_precision(similarity: np.ndarray, relevant: np.ndarray) -> float:
@@ -27,12 +26,16 @@ def mean_average_precision(similarity: np.ndarray, relevant: np.ndarray) -> floa
     >>> mean_average_precision(np.array([[0.9, 0.5, 0.1]]), np.array([[True, False, True]])).__round__(3)
     0.833
     """
-    ranks = _ranks(similarity, relevant)
-    return float(np.mean([np.mean(np.arange(1, len(rank) + 1) / rank) for rank in ranks]))
+    return float(np.mean([average_precision(rank) for rank in ranks(similarity, relevant)]))
 
 
-def _ranks(similarity: np.ndarray, relevant: np.ndarray) -> list[np.ndarray]:
-    """The ranks (from 1) of the relevant answers to each query that has one."""
+def average_precision(rank: np.ndarray) -> float:
+    """The mean precision at the ranks (from 1, rising) of the relevant answers to one query."""
+    return float(np.mean(np.arange(1, len(rank) + 1) / rank))
+
+
+def ranks(similarity: np.ndarray, relevant: np.ndarray) -> list[np.ndarray]:
+    """The ranks (from 1, rising) of the relevant answers to each query that has one; arguments and errors as for `recall_at`."""
     found = []
     for row, wanted in zip(similarity, relevant, strict=True):
         if wanted.any():

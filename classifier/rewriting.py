@@ -35,6 +35,7 @@ PROMPT = (
 )
 _TRIES = 3  # for a caption, of an endpoint that errs
 _GIVEN_UP = 3  # captions in a row for which an endpoint erred
+_BACKOFF = 0.5  # seconds before the second try, twice as many before the third
 _THREADS = 4
 _MOST_BYTES = 2**20  # of an answer
 _SHORTEST, _LONGEST = 0.4, 2.5  # a new sentence, in lengths of the caption
@@ -224,7 +225,7 @@ class _Model:
 
     def ask(self, caption: str) -> str:
         """What the model answers to a caption, unchecked; _Failure after the last try."""
-        for wait in (*(0.2 * 2**i for i in range(_TRIES - 1)), None):
+        for wait in (*(_BACKOFF * 2**i for i in range(_TRIES - 1)), None):
             try:
                 answer = self._answer(caption)
             except _Failure as failure:
@@ -312,7 +313,8 @@ class _Answers:
                 self._known[row["key"]] = str(row["answer"])
             except (ValueError, LookupError, TypeError):
                 continue
-        if len(lines) > 1 and not self._known:
+        start = b'{"key": "'  # of a line, or of what a kill left of the first
+        if not self._known and any(line[: len(start)] != start[: len(line)] for line in lines):
             self._file.close()
             raise InputError(f"{self._path} is no cache of captions and is left as it is; choose another.")
         if lines[-1]:

@@ -55,7 +55,8 @@ def train_run(
         raise InputError("--resume goes on with a run and --overwrite begins it anew; give one of the two.")
     out, config, group = Path(out), config.resolved(), processes(choose_device(None))
     arm = Arm("All there is to train on.", adds="synthetic")
-    language = language_for(config, arm.rows(data, synthetic), data.classes, data.root)
+    train, train_labels = arm.train_split(data, synthetic)
+    language = language_for(config, arm.rows(data, synthetic), train, data.classes, data.root)
     state = StateFile(out, _training_of(data, synthetic, config, language), overwrite, resume)
     if resume and (out / WEIGHTS).is_file():
         state.check_begun(_trained_with(load_run(out), data))
@@ -72,7 +73,6 @@ def train_run(
             raise InputError(
                 f"{data.root / split} has no images; prepare a dataset with more images per class."
             )
-    train, train_labels = arm.train_split(data, synthetic)
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
     fitted = fit(
         config,

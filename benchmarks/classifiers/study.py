@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,13 @@ def prepared(sets: Path, out: Path, name: str) -> PreparedDataset:
             write_text(mapping, "from,to\n" + "".join(f"{label},\n" for label in left_out))
         prepare(sets / folder, root, resolution=RESOLUTION, limits=limits, mapping=mapping, overwrite=True)
     return PreparedDataset.load(root)
+
+
+def prepare_all(units: Iterable[Training], sets: Path, out: Path) -> None:
+    """Prepare the datasets of these trainings, and those that they are tested on too."""
+    names = {unit.dataset for unit in units}
+    for name in sorted(names | {UNSEEN[name] for name in names & set(UNSEEN)}):
+        prepared(sets, out, name)
 
 
 def encoder(data: PreparedDataset, out: Path, seed: int) -> Path:

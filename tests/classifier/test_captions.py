@@ -125,6 +125,8 @@ NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity"
         ("agranular", NO_GRANULES),
         ("neither vacuoles nor granules", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
         ("Vacuoles and granules are absent.", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
+        ("No granules can be seen, nor are there vacuoles.", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
+        ("There are vacuoles, granules are missing.", {"cytoplasm_vacuole": {"yes"}, **NO_GRANULES}),
         ("no vacuoles and small pink granules", {
             "cytoplasm_vacuole": {"no"}, "granule_type": {"small"}, "granule_colour": {"pink"}, "granularity": {"yes"}}),
         ("no coarse granules", {}),

@@ -22,7 +22,15 @@ from classifier.captions import stated
 from classifier.checkpoints import load_run
 from classifier.config import TrainingConfig
 from classifier.imbalance import CrossEntropy
-from classifier.language import CAPTIONS, SENTENCES, Language, attribute_loss, language_for, language_of
+from classifier.language import (
+    CAPTIONS,
+    SENTENCES,
+    Language,
+    attribute_loss,
+    language_for,
+    language_of,
+    with_measured,
+)
 from classifier.models.vision_language import HEADS
 from classifier.objectives import LanguageObjective
 from classifier.prediction import evaluate_run
@@ -53,7 +61,7 @@ def settings(head: str, **other: object) -> TrainingConfig:
 
 
 def language(data: PreparedDataset, head: str = "joint") -> Language:
-    made = language_for(settings(head), data.tables["train"], data.classes, data.root)
+    made = language_for(settings(head), data.tables["train"], data.images("train"), data.classes, data.root)
     assert made is not None
     return made
 
@@ -110,7 +118,7 @@ def test_a_language_model_is_asked_once_for_each_caption_by_attributes() -> None
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_learns_what_it_is_for(head: str, data: PreparedDataset) -> None:
     config = settings(head, sampling="balanced").resolved()
-    said = language_for(config, data.tables["train"], data.classes, data.root)
+    said = language_for(config, data.tables["train"], data.images("train"), data.classes, data.root)
     fitted = fit(
         config, data.images("train"), data.labels("train"), data.images("validation"), data.labels("validation"),
         3, "cpu", language=said,
@@ -274,9 +282,10 @@ def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: Pre
     train = data.tables["train"]
     rows = np.flatnonzero(train["label"] != "eosinophil")
     config = settings("contrastive", sampling="balanced", steps=100).resolved()
-    said = language_for(config, train.iloc[rows].reset_index(drop=True), data.classes, data.root)
-    assert said is not None and said.present.tolist() == [True, False, True]
     images = data.images("train")[rows]
+    table = train.iloc[rows].reset_index(drop=True)
+    said = language_for(config, table, images, data.classes, data.root)
+    assert said is not None and said.present.tolist() == [True, False, True]
     fitted = fit(
         config, images, data.labels("train")[rows], data.images("validation"), data.labels("validation"), 3, "cpu",
         language=said,
@@ -317,3 +326,30 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=words):
             TrainingConfig(**wrong)
+
+
+def test_cells_without_attributes_are_measured_where_that_is_asked_for(data: PreparedDataset) -> None:
+    rows = data.tables["train"].iloc[:12].copy()
+    known = rows[list(ATTRIBUTES)].copy()
+    rows.loc[rows.index[:10], list(ATTRIBUTES)] = None
+    measured = with_measured(rows, data.images("train")[:12], "x.csv")
+    assert (measured[list(ATTRIBUTES)].iloc[10:] == known.iloc[10:]).all(axis=None)
+    found = measured[list(ATTRIBUTES)].iloc[:10]
+    assert found.notna().any(axis=1).sum() >= 8 and found["granule_colour"].isna().all()
+    right = (found == known.iloc[:10])[found.notna()].stack()
+    assert right.mean() > 0.7
+    config = settings("contrastive", captions="measured")
+    said = language_for(config, rows, data.images("train")[:12], data.classes, data.root)
+    assert said is not None and (said.attributes == attribute_indices(measured, "x.csv")).all()
+
+
+def test_an_endpoint_is_named_by_model_and_url(
+    monkeypatch: pytest.MonkeyPatch, data: PreparedDataset
+) -> None:
+    made = _endpoint("org/model@v2@http://localhost:8000/v1")
+    assert (made.model, made.url, made.key_variable) == ("org/model@v2", "http://localhost:8000/v1", None)
+    monkeypatch.setenv(KEY, "secret")
+    assert _endpoint("m@https://host/v1").key_variable == KEY
+    config = settings("contrastive", captions="llm", endpoints=("localhost",))
+    with pytest.raises(InputError, match="not of the form MODEL@URL"):
+        language_for(config, data.tables["train"], data.images("train"), data.classes, data.root)

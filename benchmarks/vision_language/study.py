@@ -1,0 +1,290 @@
+"""The trainings that the benchmark of vision and language consists of, and how one is done.
+
+All images are PBC's with WBCAtt's attributes: trained on its train split, chosen on one half of its val split and reported on
+the other, the halves by a hash of the file's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from balancer.data import ImageStore, PreparedDataset, prepare
+from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values
+from balancer.files import write_csv
+from benchmarks.classifiers.study import subset
+from classifier import training
+from classifier.attributes import attribute_probabilities, calibrate_attributes, embed_images
+from classifier.captions import class_sentences, describe
+from classifier.jobs import code_version
+from classifier.language import Language, language_for
+from classifier.models.classifier import Classifier
+from classifier.models.vision_language import CLASS, READ_ATTRIBUTES, READ_TEXT
+from classifier.retrieval import average_precision, ranks
+from classifier.text_encoders import words
+from classifier.training import TrainingConfig
+from classifier.transforms import Images
+from classifier.vision_language import embed_texts
+
+SEEDS = (0, 1, 2)
+CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
+UNSEEN = "segwbc"
+STUDY_SPLITS = ("train", "validation", "test")
+STAGES = ("zero-shot", "attributes", "retrieval", "language")
+BASE: dict[str, Any] = {"sampling": "balanced", "evaluations": 4}
+CLASS_PREDICTION, RETRIEVAL, NEW_WORDS = (
+    "class",
+    "retrieval",
+    "new words",
+)  # what a row is about, beside an attribute
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: of which stage, on which resolution, without which class, from how many of the labels, with which seed."""
+
+    stage: str
+    name: str
+    settings: tuple[tuple[str, Any], ...]
+    seed: int
+    resolution: int = 64
+    left_out: str = ""  # the class that has no image in train and validation
+    share: float = 1.0
+
+    def __str__(self) -> str:
+        without = f" without {self.left_out}" if self.left_out else ""
+        return f"{self.stage}: {self.name}{without}, {self.share:.0%} of the labels, {self.resolution} px, seed {self.seed}"
+
+    @property
+    def config(self) -> TrainingConfig:
+        """All settings."""
+        return TrainingConfig(**(BASE | dict(self.settings)), seed=self.seed).resolved()
+
+    @property
+    def key(self) -> str:
+        """SHA-256 (hex, 16 digits) over all that the training depends on."""
+        about: dict[str, Any] = {
+            "resolution": self.resolution,
+            "left_out": self.left_out,
+            "share": self.share,
+        }
+        about["config"] = asdict(self.config)
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def trainings(stage: str) -> Iterator[Training]:
+    """The trainings of a stage."""
+
+    def made(
+        name: str, *, resolution: int = 64, left_out: str = "", share: float = 1.0, **settings: Any
+    ) -> Iterator[Training]:
+        for seed in SEEDS:
+            chosen = tuple(sorted(settings.items()))
+            yield Training(stage, name, chosen, seed, resolution, left_out, share)
+
+    if stage == "zero-shot":
+        for encoder in ("small", "minilm"):
+            for left_out in CLASSES:
+                yield from made(
+                    f"contrastive, {encoder}", left_out=left_out, arch="convnextv2", steps=600, head="contrastive",
+                    text_encoder=encoder,
+                )  # fmt: skip
+    elif stage == "attributes":
+        for head in ("attributes", "joint"):
+            yield from made(head, resolution=128, arch="resnet18", steps=1500, head=head)
+    elif stage == "retrieval":
+        for head in ("contrastive", "joint"):
+            yield from made(head, arch="convnextv2", steps=1000, head=head)
+    elif stage == "language":
+        for arch in ("resnet18", "convnextv2", "hybrid"):
+            for share, steps in ((0.01, 200), (0.1, 400), (1.0, 800)):
+                for sampling in ("natural", "balanced") if arch == "convnextv2" else ("balanced",):
+                    for head in (CLASS, "text", "joint"):
+                        name = f"{arch}, {head}, {sampling}"
+                        yield from made(
+                            name, share=share, arch=arch, steps=steps, head=head, sampling=sampling
+                        )
+    else:
+        raise ValueError(stage)
+
+
+def keys() -> set[str]:
+    """The keys of all trainings of the study."""
+    return {unit.key for stage in STAGES for unit in trainings(stage)}
+
+
+def labelled(found: pd.DataFrame) -> pd.DataFrame:
+    """What the trainings gave, with what they stand for: stage, name, left_out, share, seed."""
+    rows = [
+        {"key": unit.key}
+        | {name: getattr(unit, name) for name in ("stage", "name", "left_out", "share", "seed")}
+        for stage in STAGES
+        for unit in trainings(stage)
+    ]
+    return pd.DataFrame(rows).merge(found, on="key")
+
+
+def prepared(sets: Path, out: Path, resolution: int, left_out: str = "") -> PreparedDataset:
+    """PBC's images with attributes in WBCAtt's splits, prepared once; the class `left_out` has images in test alone."""
+    root = out / "data" / f"wbcatt-{resolution}{'-without-' + left_out if left_out else ''}"
+    if not (root / "dataset.json").is_file():
+        source = sets / "pbc"
+        table = pd.read_csv(source / "metadata.csv", keep_default_na=False)
+        table = table[table["wbcatt_split"] != ""].reset_index(drop=True)
+        half = np.where(table["file_name"].map(in_report_half), "test", "validation")
+        table["split"] = np.where(table["wbcatt_split"] == "train", "train", half)
+        if left_out:
+            gone = (table["label"] == left_out) & (table["split"] != "test")
+            table["split"] = table["split"].mask(gone, "heldout")
+        listing = out / "sources" / root.name / "metadata.csv"
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        table["file_name"] = [os.path.relpath(source / name, listing.parent) for name in table["file_name"]]
+        write_csv(listing, table)
+        prepare(listing, root, resolution=resolution, keep_splits=True, overwrite=True)
+    return PreparedDataset.load(root)
+
+
+def prepare_all(units: Iterable[Training], sets: Path, out: Path) -> None:
+    """Prepare the datasets of these trainings, and the unseen set."""
+    for resolution, left_out in sorted({(unit.resolution, unit.left_out) for unit in units}):
+        prepared(sets, out, resolution, left_out)
+        unseen(sets, out, resolution)
+
+
+def in_report_half(file_name: str) -> bool:
+    """Whether an image of WBCAtt's val split is in the half that is reported, by the SHA-256 of its file name."""
+    return int(hashlib.sha256(Path(file_name).name.encode()).hexdigest(), 16) % 2 == 1
+
+
+def unseen(sets: Path, out: Path, resolution: int) -> PreparedDataset:
+    """All of the unseen set."""
+    root = out / "data" / f"{UNSEEN}-{resolution}"
+    if not (root / "dataset.json").is_file():
+        prepare(sets / UNSEEN, root, resolution=resolution, overwrite=True)
+    return PreparedDataset.load(root)
+
+
+def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
+    """Train, and judge the report half and the unseen set: a row per image and question.
+
+    Columns: key, test (the set), what ("class", an attribute, "retrieval" or "new words"); of class and attributes group, label,
+    predicted, confidence (calibrated for attributes) and classes (number of values); of retrieval metric, query and answers
+    (how many there are); value of the last two; seconds, code.
+    """
+    data = prepared(sets, out, unit.resolution, unit.left_out)
+    rows = subset(data.labels("train"), unit.share, unit.seed)
+    paths, masks = data.paths("train"), data.mask_paths("train")
+    train = ImageStore([paths[i] for i in rows], data.resolution, [masks[i] for i in rows])
+    table = data.tables["train"].iloc[rows].reset_index(drop=True)
+    language = language_for(unit.config, table, train, data.classes, data.root)
+    begun = time.process_time()
+    fitted = training.fit(
+        unit.config,
+        train,
+        data.labels("train")[rows],
+        data.images("validation"),
+        data.labels("validation"),
+        len(data.classes),
+        "cpu",
+        language=language,
+    )
+    seconds = time.process_time() - begun
+    calibrate_attributes(fitted.model, data)
+    other = unseen(sets, out, unit.resolution)
+    tables = []
+    for name, judges, splits in (("wbcatt", data, ("test",)), (UNSEEN, other, STUDY_SPLITS)):
+        for split in splits:
+            tables += _judged(fitted.model, unit.config.head, name, data.classes, judges, split)
+    if unit.config.head in READ_TEXT:
+        assert language is not None
+        tables += _retrieved(fitted.model, language, data, other)
+        if unit.left_out:
+            tables.append(_new_words(language, data, unit.left_out))
+    return pd.concat(tables, ignore_index=True).assign(key=unit.key, seconds=seconds, code=code_version())
+
+
+def _judged(
+    model: Classifier, head: str, name: str, classes: Sequence[str], judges: PreparedDataset, split: str
+) -> list[pd.DataFrame]:
+    """Predictions of the class, and of the attributes that are known."""
+    table, images = judges.tables[split], judges.images(split)
+    labels = np.array([classes.index(label) for label in table["label"]])
+    p = training.predict_probabilities(model, images)
+    tables = [_predictions(name, CLASS_PREDICTION, table, labels, p)]
+    if head in READ_ATTRIBUTES:
+        known = attribute_indices(table, judges.root)
+        read = attribute_probabilities(model, images)
+        for k, attribute in enumerate(ATTRIBUTES):
+            there = known[:, k] != UNKNOWN
+            if there.any():
+                tables.append(_predictions(name, attribute, table[there], known[there, k], read[k][there]))
+    return tables
+
+
+def _predictions(
+    test: str, what: str, table: pd.DataFrame, labels: np.ndarray, p: np.ndarray
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "test": test,
+            "what": what,
+            "group": table["group"].astype(str).to_numpy(),
+            "label": labels.astype(np.int16),
+            "predicted": p.argmax(1).astype(np.int16),
+            "confidence": p.max(1).astype(np.float32),
+            "classes": p.shape[1],
+        }
+    )
+
+
+def _retrieved(
+    model: Classifier, language: Language, data: PreparedDataset, other: PreparedDataset
+) -> list[pd.DataFrame]:
+    """A row for each query and metric: among the distinct captions of the report half, and on the unseen set, of which no
+    attribute is known, among sentences of the classes that do not name them."""
+    known = attribute_indices(data.tables["test"], data.root)
+    distinct, own = np.unique(known, axis=0, return_inverse=True)
+    captions = [describe(attribute_values(row), 0) for row in distinct]
+    tables = [_both_ways(model, language, "wbcatt", data.images("test"), captions, own.reshape(-1))]
+    labels = np.concatenate([other.tables[split]["label"].map(CLASSES.index) for split in STUDY_SPLITS])
+    images = np.concatenate([other.images(split)[:] for split in STUDY_SPLITS])
+    sentences = [class_sentences(label, 1, 0, named=False)[0] for label in CLASSES]
+    tables.append(_both_ways(model, language, UNSEEN, images, sentences, labels))
+    return tables
+
+
+def _both_ways(
+    model: Classifier, language: Language, test: str, images: Images, captions: Sequence[str], own: np.ndarray
+) -> pd.DataFrame:
+    """Image to text and text to image; `own`: int N, the caption of each image."""
+    similarity = embed_images(model, images) @ embed_texts(model, language.reader, captions).T
+    relevant = own[:, None] == np.arange(len(captions))
+    rows = []
+    for way, found in (
+        ("image to text", ranks(similarity, relevant)),
+        ("text to image", ranks(similarity.T, relevant.T)),
+    ):
+        for query, rank in enumerate(found):
+            rows += [(f"{way}, R@{k}", query, float(rank[0] <= k)) for k in (1, 5, 10)]
+            rows.append((f"{way}, mAP", query, average_precision(rank)))
+    table = pd.DataFrame(rows, columns=["metric", "query", "value"])
+    return table.assign(test=test, what=RETRIEVAL, answers=len(captions))
+
+
+def _new_words(language: Language, data: PreparedDataset, left_out: str) -> pd.DataFrame:
+    """How many words of the left-out class's sentences are in no training caption, and in no other class's sentences."""
+    learned = {word for texts in language.captions for text in texts for word in words(text)}
+    mine: set[str] = set()
+    for label, texts in zip(data.classes, language.sentences, strict=True):
+        said = {word for text in texts for word in words(text)}
+        mine, learned = (said, learned) if label == left_out else (mine, learned | said)
+    return pd.DataFrame({"test": ["wbcatt"], "what": NEW_WORDS, "value": float(len(mine - learned))})

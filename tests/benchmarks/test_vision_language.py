@@ -1,0 +1,100 @@
+"""The benchmark of vision and language on a small set: the splits, a training's table, and what the page says."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from balancer import smear
+from benchmarks.vision_language import study, tables
+from benchmarks.vision_language.study import CLASSES, Training, do, in_report_half, prepared, trainings
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder with sets "pbc", of rendered cells that say they are real, with WBCAtt's splits, and "segwbc"."""
+    for name, n, seed in (("pbc", 16, 0), ("segwbc", 4, 1)):
+        smear.write_source(tmp_path / name, dict.fromkeys(CLASSES, n), 32, seed=seed)
+        (tmp_path / name / ".hemabalance.json").unlink()
+        table = pd.read_csv(tmp_path / name / "metadata.csv").drop(
+            columns=["source", "patient_id", "um_per_pixel"]
+        )
+        for file in table["file_name"]:
+            pixels = np.asarray(Image.open(tmp_path / name / file))
+            Image.fromarray(pixels).save(tmp_path / name / file)  # without the text that says rendered
+        number = table["file_name"].str[-9:-4].astype(int)
+        table["wbcatt_split"] = np.select([number <= 9, number <= 15], ["train", "val"], "")
+        if name == "segwbc":
+            table = table[["file_name", "label"]]
+        table.to_csv(tmp_path / name / "metadata.csv", index=False)
+    return tmp_path
+
+
+def test_the_splits_are_wbcatts_and_the_halves_of_val_are_fixed(small: Path) -> None:
+    data = prepared(small, small / "out", 32)
+    names = {split: set(data.tables[split]["source_file"]) for split in ("train", "validation", "test")}
+    assert len(names["train"]) == 9 * 5 and len(names["validation"]) + len(names["test"]) == 6 * 5
+    for split, report in (("validation", False), ("test", True)):
+        assert all(in_report_half(name) is report for name in names[split]) and names[split]
+    expected = int(hashlib.sha256(b"BA_1.jpg").hexdigest(), 16) % 2 == 1
+    assert in_report_half("basophil/BA_1.jpg") is expected
+    without = prepared(small, small / "out", 32, "monocyte")
+    assert (
+        set(without.tables["train"]["label"])
+        == set(CLASSES) - {"monocyte"}
+        == set(without.tables["validation"]["label"])
+    )
+    assert set(without.tables["test"]["source_file"]) == names["test"] and without.classes == CLASSES
+
+
+def test_a_training_answers_what_its_stage_asks(small: Path) -> None:
+    settings = (("arch", "swin"), ("head", "joint"), ("steps", 2), ("batch_size", 8), ("evaluations", 1))
+    unit = Training("retrieval", "joint", settings, 0, 32, "monocyte")
+    table = do(unit, small, small / "out")
+    assert set(table["what"]) == {"class", "retrieval", "new words", *study.ATTRIBUTES}
+    own = table[(table["what"] == "class") & (table["test"] == "wbcatt")]
+    assert (own["label"] == CLASSES.index("monocyte")).any() and (own["classes"] == 5).all()
+    assert set(table[table["what"].isin(study.ATTRIBUTES)]["test"]) == {"wbcatt"}  # segwbc has none
+    found = table[table["what"] == "retrieval"]
+    assert found.groupby("test")["answers"].first()["segwbc"] == 5
+    assert set(found["metric"]) == {
+        f"{a} to {b}, {m}" for a, b in (("image", "text"), ("text", "image")) for m in tables.METRICS
+    }
+    assert (table[table["what"] == "new words"]["value"] >= 0).all()
+
+
+def test_no_training_stands_twice_in_a_stage_and_every_stage_has_three_seeds() -> None:
+    for stage in study.STAGES:
+        units = list(trainings(stage))
+        assert len({unit.key for unit in units}) == len(units) and {unit.seed for unit in units} == {0, 1, 2}
+
+
+def test_the_page_gives_known_values() -> None:
+    made = []
+    for unit in trainings("zero-shot"):
+        if unit.name != "contrastive, small" or unit.left_out != "monocyte":
+            continue
+        labels = np.repeat([3, 0], [4, 4])
+        predicted = np.array([3, 3, 3, unit.seed, 0, 0, 0, 0])
+        common = {"key": unit.key, "test": "wbcatt", "seconds": 60.0, "code": ""}
+        rows = pd.DataFrame({"label": labels, "predicted": predicted, "group": np.arange(8).astype(str)})
+        made.append(rows.assign(what="class", classes=5, confidence=0.5, **common))
+        made.append(rows.assign(what="class", classes=5, confidence=0.5, **(common | {"test": "segwbc"})))
+        made.append(pd.DataFrame({"what": ["new words"], "value": [3.0]}).assign(**common))
+    page = tables.page(pd.concat(made, ignore_index=True))
+    (row,) = (line for line in page.splitlines() if line.startswith("| monocyte"))
+    assert row.startswith("| monocyte | 0.750 (") and row.endswith("of 4 | 3 |") and "chance is 0.20" in page
+
+
+def test_an_interval_has_the_variance_of_images_and_seeds() -> None:
+    values, seeds = np.tile([0.0, 1.0, 1.0, 0.0], 3), np.repeat([0, 1, 2], 4)
+    assert (
+        tables.interval(values, seeds) == "0.500 (0.000 to 1.000)"
+    )  # 3 degrees of freedom: 0.5 ± 3.18 × 0.29
+    assert tables.interval(np.ones(6), np.repeat([0, 1], 3)) == "1.000 (no variation, 2 seeds)"
+    assert tables.interval(np.array([1.0, 0.0]), np.zeros(2)) == "0.500 (1 seed)"

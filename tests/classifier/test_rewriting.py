@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from balancer import progress
+from balancer.data.attributes import ATTRIBUTES
+from balancer.errors import InputError
+from classifier.captions import describe, stated
+from classifier.phrases import completed
+from classifier.rewriting import Endpoint, rewrite
+
+Answer = Callable[[str, str], tuple[int, bytes]]  # model, caption → status, body
+
+
+class Server:
+    """A real server on this machine that answers as it is told and remembers what it was asked."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.keys: list[str | None] = []
+        self.paths: list[str] = []
+        lock, server = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                model, caption = body["model"], body["messages"][-1]["content"]
+                with lock:
+                    server.asked.append((model, caption))
+                    server.keys.append(self.headers["Authorization"])
+                    server.paths.append(self.path)
+                status, content = answer(model, caption)
+                try:
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+                except (BrokenPipeError, ConnectionResetError):
+                    pass
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], Server]]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("classifier.rewriting._BACKOFF", 0.005)
+    running: list[Server] = []
+
+    def start(answer: Answer) -> Server:
+        running.append(Server(answer))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    heard: list[str] = []
+    monkeypatch.setattr(progress._display, "note", heard.append, raising=False)
+    return heard
+
+
+def completion(text: Any) -> tuple[int, bytes]:
+    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+
+
+def drawn(n: int) -> tuple[list[str], list[dict[str, str]]]:
+    """n different captions and their attributes."""
+    draw = random.Random(0)
+    attributes = [
+        {name: draw.choice(values) for name, values in ATTRIBUTES.items() if draw.random() < 0.8}
+        for _ in range(n)
+    ]
+    return [describe(known, seed) for seed, known in enumerate(attributes)], attributes
+
+
+CAPTIONS, KNOWN = drawn(12)
+FACTS = dict(zip(CAPTIONS, KNOWN, strict=True))
+
+
+def reworded(model: str, caption: str) -> str:
+    """Other words for the same facts: those of another seed, of each model another."""
+    return next(
+        text
+        for seed in range(1000, 1100)
+        if (text := describe(FACTS[caption], seed * (2 if model == "b" else 1))) != caption
+        and 0.5 * len(caption) < len(text) < 2 * len(caption)
+    )
+
+
+def good(model: str, caption: str) -> tuple[int, bytes]:
+    return completion(reworded(model, caption))
+
+
+def test_captions_come_back_in_other_words_and_in_their_order(
+    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str]
+) -> None:
+    def slow_at_first(model: str, caption: str) -> tuple[int, bytes]:
+        time.sleep(0.1 if caption == CAPTIONS[0] else 0)
+        return good(model, caption)
+
+    server = serve(slow_at_first)
+    found = rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], tmp_path / "sub" / "cache.jsonl", 0)
+    assert found == [reworded("a", caption) for caption in CAPTIONS] != CAPTIONS
+    assert all(
+        stated(new) == {k: {v} for k, v in completed(known).items()}
+        for new, known in zip(found, KNOWN, strict=True)
+    )
+    assert sorted(server.asked) == sorted(("a", caption) for caption in CAPTIONS)
+    assert set(server.paths) == {"/v1/chat/completions"} and set(server.keys) == {None}
+    assert notes == []
+
+
+def test_models_take_turns_and_the_seed_picks_the_first(
+    serve: Callable[[Answer], Server], tmp_path: Path
+) -> None:
+    server = serve(good)
+    endpoints = [Endpoint(server.url, "a"), Endpoint(server.url + "/", "b")]
+    found = rewrite(CAPTIONS, KNOWN, endpoints, tmp_path / "cache", 0)
+    assert found == [reworded("ab"[i % 2], caption) for i, caption in enumerate(CAPTIONS)]
+    assert set(server.paths) == {"/v1/chat/completions"}
+    assert rewrite(CAPTIONS[:1], KNOWN[:1], endpoints, tmp_path / "other", 1) == [reworded("b", CAPTIONS[0])]
+
+
+def test_what_was_answered_is_not_asked_again_after_a_kill(
+    serve: Callable[[Answer], Server], tmp_path: Path
+) -> None:
+    first, second, cache = serve(good), serve(good), tmp_path / "cache"
+    rewrite(CAPTIONS[:7], KNOWN[:7], [Endpoint(first.url, "a")], cache, 0)
+    lines = cache.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 7
+    cache.write_bytes(
+        b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2]
+    )  # killed while it wrote the last
+    lost = json.loads(lines[-1])["answer"]
+    for _ in range(2):
+        found = rewrite(CAPTIONS, KNOWN, [Endpoint(second.url, "a")], cache, 0)
+        assert found == [reworded("a", caption) for caption in CAPTIONS]
+        expected = [caption for caption in CAPTIONS[:7] if reworded("a", caption) == lost] + CAPTIONS[7:]
+        assert sorted(caption for _, caption in second.asked) == sorted(expected)
+
+
+def test_a_kill_in_the_first_line_is_survived(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server, cache = serve(good), tmp_path / "cache"
+    cache.write_bytes(b'{"key": "ab')
+    rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], cache, 0)
+    rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], cache, 0)
+    assert len(server.asked) == len(CAPTIONS)
+
+
+def test_the_same_caption_is_asked_once(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server = serve(good)
+    found = rewrite(CAPTIONS[:1] * 9, KNOWN[:1] * 9, [Endpoint(server.url, "a")], tmp_path / "cache", 0)
+    assert found == [reworded("a", CAPTIONS[0])] * 9 and len(server.asked) == 1
+
+
+CELL = "A small, round cell with small pink granules and no vacuoles."
+CELL_FACTS = {
+    "cell_size": "small",
+    "cell_shape": "round",
+    "cytoplasm_vacuole": "no",
+    "granule_type": "small",
+    "granule_colour": "pink",
+}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Small pink granules lie in this small and round cell, which has no vacuoles.",
+        "The cell is round and small. It contains tiny pink granules but lacks vacuoles.",
+        '  "Without vacuoles, this small, circular cell holds fine pink granules."\n',
+        "<think>Small. Round.\nPink.</think>\n\nA round, small cell that is free of vacuoles and has small pink granules.",
+    ],
+)
+def test_other_words_for_the_same_facts_are_taken(
+    serve: Callable[[Answer], Server], tmp_path: Path, answer: str
+) -> None:
+    server = serve(lambda model, caption: completion(answer))
+    (found,) = rewrite([CELL], [CELL_FACTS], [Endpoint(server.url, "a")], tmp_path / "cache", 0)
+    assert found != CELL and found in answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "A large, round cell with small pink granules and no vacuoles.",  # changed
+        "A small cell with small pink granules and no vacuoles.",  # lost
+        "A small, round cell with small pink granules and vacuoles.",  # negated
+        "A small, round cell with small pink granules, no vacuoles and a bilobed nucleus.",  # added
+        "A small, round neutrophil with small pink granules and no vacuoles.",
+        "A small, round cell with small pink granules and no vacuoles, as in leukemia.",
+        "A small, round cell, 12 µm across, with small pink granules and no vacuoles.",
+        "Sure! A small, round cell with small pink granules and no vacuoles.",
+        "A small, round cell.\n\nIt has small pink granules and no vacuoles.",
+        "**A small, round cell** with small pink granules and no vacuoles.",
+        "A small, round cell with small pink granules and no vacuoles. " + "It lies there. " * 10,
+        "Маленькая круглая клетка.",
+        "lorem ipsum dolor sit amet consectetur",
+    ],
+)
+def test_an_answer_with_other_facts_is_not_taken_nor_asked_for_again(
+    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str], answer: str
+) -> None:
+    server = serve(lambda model, caption: completion(answer))
+    for _ in range(2):
+        assert rewrite([CELL], [CELL_FACTS], [Endpoint(server.url, "a")], tmp_path / "cache", 0) == [CELL]
+    assert len(server.asked) == 1
+    assert len(notes) == 2 and "1 caption stays" in notes[0]
+
+
+def test_the_next_model_is_asked_where_one_changes_facts(
+    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str]
+) -> None:
+    bad = serve(lambda model, caption: completion("A cell with a U-shaped nucleus."))
+    server = serve(good)
+    endpoints = [Endpoint(bad.url, "bad"), Endpoint(server.url, "a")]
+    assert rewrite(CAPTIONS, KNOWN, endpoints, tmp_path / "cache", 0) == [reworded("a", c) for c in CAPTIONS]
+    assert len(bad.asked) == len(CAPTIONS) // 2 and notes == []
+
+
+NONSENSE: dict[str, Answer] = {
+    "errs": lambda model, caption: (500, b"out of memory"),
+    "html": lambda model, caption: (200, b"<html>Welcome</html>"),
+    "no choice": lambda model, caption: (200, b'{"choices": []}'),
+    "null": lambda model, caption: completion(None),
+    "list": lambda model, caption: (200, b"[1]"),
+    "bytes": lambda model, caption: (200, b"\xff\xfe\x00"),
+}
+SAID = {"errs": "status 500 (out of memory)", "html": "(<html>Welcome</html>)"}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_an_endpoint_that_errs_is_given_up(
+    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str], kind: str
+) -> None:
+    server = serve(NONSENSE[kind])
+    with pytest.raises(InputError, match="No endpoint answers any more") as error:
+        rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], tmp_path / "cache", 0)
+    assert SAID.get(kind, "something else than a chat completion") in str(error.value)
+    assert server.url in str(error.value)
+    # 3 tries for each of 3 captions, and of those that the other three threads had begun.
+    assert 9 <= len(server.asked) <= 18 < 3 * len(CAPTIONS)
+    assert len(notes) == 1 and "given up" in notes[0]
+
+
+def test_the_others_go_on_without_it(
+    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str]
+) -> None:
+    bad, server = serve(NONSENSE["errs"]), serve(good)
+    endpoints = [Endpoint(bad.url, "bad"), Endpoint(server.url, "a")]
+    assert rewrite(CAPTIONS, KNOWN, endpoints, tmp_path / "cache", 0) == [reworded("a", c) for c in CAPTIONS]
+    assert len(notes) == 1 and "bad at" in notes[0]
+
+
+def test_an_error_now_and_then_is_tried_again(
+    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str]
+) -> None:
+    seen: set[str] = set()
+
+    def second_time(model: str, caption: str) -> tuple[int, bytes]:
+        if caption in seen:
+            return good(model, caption)
+        seen.add(caption)
+        return 503, b""
+
+    server = serve(second_time)
+    found = rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], tmp_path / "cache", 0)
+    assert found == [reworded("a", caption) for caption in CAPTIONS]
+    assert len(server.asked) == 2 * len(CAPTIONS) and notes == []
+
+
+def test_an_endpoint_that_hangs_is_given_up(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def hang(model: str, caption: str) -> tuple[int, bytes]:
+        release.wait(5)
+        return 500, b""
+
+    server = serve(hang)
+    start = time.monotonic()
+    try:
+        with pytest.raises(InputError, match="did not answer within 0.05 s"):
+            rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a", timeout=0.05)], tmp_path / "cache", 0)
+        assert time.monotonic() - start < 4
+    finally:
+        release.set()
+
+
+def test_an_endpoint_that_drips_is_given_up(tmp_path: Path, serve: Callable[[Answer], Server]) -> None:
+    server = serve(good)
+
+    def drip(self: BaseHTTPRequestHandler) -> None:
+        self.send_response(200)
+        self.end_headers()
+        try:
+            for _ in range(200):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.02)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    server.http.RequestHandlerClass.do_POST = drip  # type: ignore[attr-defined]
+    start = time.monotonic()
+    with pytest.raises(InputError, match="did not answer within 0.1 s"):
+        rewrite(CAPTIONS[:3], KNOWN[:3], [Endpoint(server.url, "a", timeout=0.1)], tmp_path / "cache", 0)
+    assert time.monotonic() - start < 3
+
+
+def test_an_endpoint_that_is_not_there_is_told(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server = serve(good)
+    server.http.server_close()
+    with pytest.raises(InputError, match="cannot be reached"):
+        rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a", timeout=0.2)], tmp_path / "cache", 0)
+
+
+def test_the_key_is_sent_and_neither_told_nor_kept(
+    serve: Callable[[Answer], Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: list[str]
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "very-secret")
+    server = serve(good)
+    url = server.url.replace("http://", "http://user:pass-secret@")
+    endpoint = Endpoint(server.url, "a", "SOME_KEY")
+    rewrite(CAPTIONS, KNOWN, [endpoint], tmp_path / "cache", 0)
+    assert set(server.keys) == {"Bearer very-secret"}
+    refusing = serve(lambda model, caption: (401, b"wrong key very-secret"))
+    with pytest.raises(InputError, match="status 401") as error:
+        rewrite(CAPTIONS, KNOWN, [Endpoint(refusing.url, "b", "SOME_KEY")], tmp_path / "cache", 0)
+    told = (
+        str(error.value)
+        + "".join(notes)
+        + (tmp_path / "cache").read_text()
+        + repr(endpoint)
+        + Endpoint(url, "a").name
+    )
+    assert "secret" not in told
+    monkeypatch.delenv("SOME_KEY")
+    with pytest.raises(InputError, match="SOME_KEY holds no key"):
+        rewrite(CAPTIONS, KNOWN, [endpoint], tmp_path / "cache", 0)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host/v1", "http://", "http://a:b:c"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="URL is none"):
+        Endpoint(url, "a")
+
+
+def test_other_mistakes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No model"):
+        Endpoint("http://localhost/v1", " ")
+    with pytest.raises(InputError, match="timeout of 0 s"):
+        Endpoint("http://localhost/v1", "a", timeout=0)
+    endpoint = Endpoint("http://localhost/v1", "a")
+    with pytest.raises(InputError, match="no endpoint"):
+        rewrite(CAPTIONS, KNOWN, [], tmp_path / "cache", 0)
+    with pytest.raises(InputError, match="12 captions and attributes of 1"):
+        rewrite(CAPTIONS, KNOWN[:1], [endpoint], tmp_path / "cache", 0)
+    (tmp_path / "table.csv").write_text("label,sentence\n")
+    with pytest.raises(InputError, match="table.csv is no cache"):
+        rewrite(CAPTIONS, KNOWN, [endpoint], tmp_path / "table.csv", 0)
+    assert (tmp_path / "table.csv").read_text() == "label,sentence\n"
+    with pytest.raises(InputError, match="cannot be written"):
+        rewrite(CAPTIONS, KNOWN, [endpoint], tmp_path, 0)

@@ -24,8 +24,10 @@ from classifier.config import TrainingConfig
 from classifier.imbalance import CrossEntropy
 from classifier.language import (
     CAPTIONS,
+    KEY,
     SENTENCES,
     Language,
+    _endpoint,
     attribute_loss,
     language_for,
     language_of,

@@ -241,7 +241,7 @@ class _Trainer:
         train, labels = arm.train_split(self.data, self.synthetic)
         trained_on = digest(train, labels)
         rows = arm.rows(self.data, self.synthetic)
-        language = language_for(self.config, rows, train, self.data.classes, self.data.root)
+        language = language_for(self.config, rows, lambda: train, self.data.classes, self.data.root)
         tables = []
         for i, seed in enumerate(self.seeds):
             self._announce(f"Arm {name}, seed {i + 1} of {len(self.seeds)}")

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from balancer.data import data_of
 from balancer.errors import InputError
 from balancer.files import write_with
 from classifier.checkpoints import ClassifierRun
 from classifier.models.classifier import Classifier
+from classifier.transforms import Prepared
 
 OPSET = 18
 TOLERANCE = 1e-4  # largest difference of a probability from PyTorch's that is let through
@@ -40,8 +42,8 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
     Input `pixels`: uint8 N×R×R×C, any N, in [0, 255]: RGB, and where the network reads it the mask (255 nucleus, 128
     cytoplasm, 0 elsewhere). Output `probabilities`: float32 N×K. Normalisation and temperature are inside; reading,
     resizing and the run's preprocessing are not. The run's configuration lies in the file's metadata (`config`,
-    JSON). The file is written after onnxruntime has given the same probabilities as PyTorch to 1e-4 on random
-    pixels. Raises InputError where `out` exists, the packages of the extra `export` are missing, or the network cannot be
+    JSON). The file is written after onnxruntime has given the same probabilities as PyTorch to 1e-4 on validation images of
+    the run's data, or on random pixels where these are no longer at hand. Raises InputError where `out` exists, the packages of the extra `export` are missing, or the network cannot be
     exported.
     """
     out = Path(out)
@@ -58,19 +60,14 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
     if not out.parent.is_dir():
         raise InputError(f"The folder {out.parent} does not exist; make it or choose another --out.")
     module = _Probabilities(run.model).eval()
-    channels = 3 + run.model.transform.mask
-    rng = np.random.default_rng(0)
-
-    def images(n: int) -> np.ndarray:
-        return rng.integers(0, 256, (n, run.resolution, run.resolution, channels), dtype=np.uint8)
-
-    program = onnx.load_from_string(_traced(module, torch.from_numpy(images(2)), run.config["arch"]))
+    examples = _examples(run, max(_CHECKED))
+    program = onnx.load_from_string(_traced(module, torch.from_numpy(examples[:2]), run.config["arch"]))
     onnx.helper.set_model_props(program, {"config": json.dumps(run.config)})
     content = program.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     worst = 0.0
     for n in _CHECKED:
-        pixels = images(n)
+        pixels = examples[:n]
         with torch.inference_mode():
             expected = module(torch.from_numpy(pixels)).numpy()
         try:
@@ -92,6 +89,19 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
 
     write_with(out, write)
     return worst
+
+
+def _examples(run: ClassifierRun, n: int) -> np.ndarray:
+    """Prepared pixels uint8 n×R×R×C to compare by: of validation, since a network may be saturated by noise; else noise."""
+    try:
+        data = data_of(run.root)
+    except InputError:
+        channels = 3 + run.model.transform.mask
+        return np.random.default_rng(0).integers(
+            0, 256, (n, run.resolution, run.resolution, channels), dtype=np.uint8
+        )
+    images = data.images("validation")
+    return Prepared(images, run.model.transform)[np.linspace(0, len(images) - 1, n).astype(int)]
 
 
 def _traced(module: nn.Module, pixels: Tensor, arch: str) -> bytes:

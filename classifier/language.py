@@ -73,11 +73,15 @@ class Language:
 
 
 def language_for(
-    config: TrainingConfig, rows: pd.DataFrame, images: Images, classes: Sequence[str], where: Path | str
+    config: TrainingConfig,
+    rows: pd.DataFrame,
+    images: Callable[[], Images],
+    classes: Sequence[str],
+    where: Path | str,
 ) -> Language | None:
     """The language that the head of `config` needs, as `language_of` makes it; None for the head `class`.
 
-    `images`: those of the rows, measured where the captions are to be. What language models made of captions is kept in the user's cache, and asked for once.
+    `images` gives those of the rows, where the captions are to be measured. What language models made of captions is kept in the user's cache, and asked for once.
     """
     if config.head == CLASS:
         return None
@@ -95,7 +99,7 @@ def language_for(
     # Sentences by which a class is to be recognised unseen do not name it: the name would be a word never learned.
     named = config.head != "contrastive"
     if config.captions == "measured":
-        rows = with_measured(rows, images, where)
+        rows = with_measured(rows, images(), where)
     return language_of(rows, classes, where, config.text_encoder, given, named, asked)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,20 @@ import safetensors.torch
 import timm.optim
 import torch
 from PIL import Image
-from torch import Tensor
 
 from balancer.data import PreparedDataset
 from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError, unknown_name
-from balancer.files import new_directory, refuse_existing, write_csv, write_json
-from balancer.progress import track
+from balancer.files import new_directory, write_csv, write_json
+from balancer.progress import note, track
 from classifier.config import PRECISIONS, check_optimisation
 from classifier.imbalance import batches
 from classifier.models import resolve_size
 from classifier.models.fcmae import MaskedAutoencoder
 from classifier.optimisation import set_learning_rate
-from classifier.pretrained import ENCODER, FORMAT, KIND, SEEN
+from classifier.pretrained import ENCODER, FORMAT, KIND, SEEN, PretrainedEncoder
+from classifier.state import Progress, StateFile
 from classifier.training import autocast
 from classifier.transforms import Images, Transform
 
@@ -74,21 +75,28 @@ class Pretrained:
     history: list[dict[str, float]]  # up to 20 entries: step, and the mean loss since the one before
 
 
-def pretrain(data: PreparedDataset, config: PretrainingConfig, out: Path, overwrite: bool = False) -> Path:
+def pretrain(
+    data: PreparedDataset, config: PretrainingConfig, out: Path, overwrite: bool = False, resume: bool = False
+) -> Path:
     """Pretrain the encoder of `fcmae-wpat` on the train images of `data`, and write the run to `out`.
 
-    The run appears whole at its end: config.json, metrics.jsonl, encoder.safetensors (config in its metadata), seen.csv
+    Until its end `out` holds the state of a longer training, from which `resume` goes on. The run appears whole then: config.json, metrics.jsonl, encoder.safetensors (config in its metadata), seen.csv
     (the train images: source_sha256, label, split and perceptual_hash; labels are not used) and a sheet of reconstructions. Returns
     `out`. Raises InputError for an `out` that exists, where there are no train images, and as `fit_autoencoder` does.
     """
     out = Path(out)
-    refuse_existing(out, overwrite, [data.root])
+    state = StateFile(out, _pretraining_of(data, config), overwrite, resume)
+    if resume and (out / ENCODER).is_file():
+        state.check_begun(_pretrained_with(PretrainedEncoder.load(out)))
+        note(f"{out} has been trained to its end already; nothing is left to do.")
+        return out
+    state.refuse([data.root])
     if data.tables["train"].empty:
         raise InputError(f"{data.root / 'train'} has no images; prepare a dataset with more images.")
     size = resolve_size(ARCH, config.size, data.resolution)
     images = data.images("train")
-    with new_directory(out, overwrite) as folder:
-        fitted = fit_autoencoder(config, images)
+    fitted = fit_autoencoder(config, images, state=state)
+    with new_directory(out, overwrite or state.path.is_file()) as folder:
         described = _describe(data, config, size, fitted.model)
         write_json(folder / "config.json", described)
         lines = "".join(json.dumps(entry) + "\n" for entry in fitted.history)
@@ -100,21 +108,43 @@ def pretrain(data: PreparedDataset, config: PretrainingConfig, out: Path, overwr
     return out
 
 
+def _pretraining_of(data: PreparedDataset, config: PretrainingConfig) -> dict[str, Any]:
+    """What a resume has to agree with."""
+    about = {
+        "fingerprint": data.fingerprint,
+        "resolution": data.resolution,
+        "treatment": data.treatment,
+    }
+    return {"data": about, "training": asdict(config)}
+
+
+def _pretrained_with(run: PretrainedEncoder) -> dict[str, Any]:
+    """`_pretraining_of` a finished run."""
+    origin = run.config["data"]
+    about = {
+        "fingerprint": origin["fingerprint"],
+        "resolution": run.config["resolution"],
+        "treatment": origin["treatment"],
+    }
+    return {"data": about, "training": run.config["pretraining"]}
+
+
 def fit_autoencoder(
-    config: PretrainingConfig, images: Images, device: str | torch.device | None = None
+    config: PretrainingConfig,
+    images: Images,
+    device: str | torch.device | None = None,
+    state: StateFile | None = None,
 ) -> Pretrained:
     """Train a masked autoencoder on images uint8 N×R×R×3.
 
     AdamW (no decay on norms and biases; β2 0.95), linear warm-up, cosine to 0. The same arguments on the same machine
-    with the same number of threads give the same numbers; torch's global generator is left as it was. Raises
+    with the same number of threads give the same numbers; torch's global generator is left as it was. With `state` the training
+    goes on from it, where it exists, to the bit as if it had not been interrupted. Raises
     InputError when the loss is no longer finite.
     """
     device = torch.device(device) if device else choose_device(None)
     transform = Transform(config.augmentation)
-    generator = torch.Generator().manual_seed(config.seed)
     report_at = {math.ceil(config.steps * (i + 1) / _LINES) for i in range(_LINES)}
-    history: list[dict[str, float]] = []
-    losses: list[Tensor] = []
     resolution = images[np.arange(1)].shape[1]
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -123,10 +153,15 @@ def fit_autoencoder(
         optimizer = torch.optim.AdamW(
             timm.optim.param_groups_weight_decay(model, config.weight_decay), betas=(0.9, 0.95), fused=True
         )
-        drawn = batches(np.zeros(len(images), np.int64), config.batch_size, "natural", config.seed)
-        for step in track(range(1, config.steps + 1), "Pretraining", total=config.steps):
-            pixels = transform.augment(torch.from_numpy(images[next(drawn)]), generator)
-            visible = model.draw(len(pixels), config.mask_ratio, generator).to(device)
+        training = Progress(model, optimizer, config.seed)
+        if state is not None:
+            state.restore(training)
+        order = batches(np.zeros(len(images), np.int64), config.batch_size, "natural", config.seed)
+        drawn = islice(order, training.step, None)
+        steps = range(training.step + 1, config.steps + 1)
+        for step in track(steps, "Pretraining", total=len(steps)):
+            pixels = transform.augment(torch.from_numpy(images[next(drawn)]), training.generator)
+            visible = model.draw(len(pixels), config.mask_ratio, training.generator).to(device)
             with autocast(device, config.precision):
                 loss = model.loss(transform.normalise(pixels.to(device)), visible)
             optimizer.zero_grad()
@@ -134,17 +169,20 @@ def fit_autoencoder(
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             set_learning_rate(config, optimizer, step - 1)
             optimizer.step()
-            losses.append(loss.detach())
+            training.step = step
+            training.losses.append(loss.detach())
             if step in report_at:
-                mean = torch.stack(losses).mean().item()
-                losses.clear()
+                mean = torch.stack(training.losses).mean().item()
+                training.losses.clear()
                 if not math.isfinite(mean):
                     raise InputError(
                         f"Pretraining lost its footing by step {step} (the loss is {mean}); "
                         f"take a learning_rate below {config.learning_rate}."
                     )
-                history.append({"step": step, "loss": mean})
-    return Pretrained(model.eval(), history)
+                training.history.append({"step": step, "loss": mean})
+            if state is not None and state.due():
+                state.save(training)
+    return Pretrained(model.eval(), training.history)
 
 
 def save_encoder(path: Path, model: MaskedAutoencoder, config: dict[str, Any]) -> None:

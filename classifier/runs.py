@@ -14,7 +14,7 @@ from balancer.data import PreparedDataset, SyntheticSet
 from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError
-from balancer.files import new_directory, refuse_existing, write_csv, write_json, write_text
+from balancer.files import new_directory, write_csv, write_json, write_text
 from balancer.generators.processes import processes
 from balancer.progress import note
 from classifier.arms import Arm
@@ -51,18 +51,21 @@ def train_run(
     Raises InputError for an `out` that exists or, with `resume`, is of another training, finished or not, for synthetic sets that
     `check_synthetic` refuses, and where a split is empty or `fit` cannot go on.
     """
-    if resume and overwrite:
-        raise InputError("--resume goes on with a run and --overwrite begins it anew; give one of the two.")
     out, config, group = Path(out), config.resolved(), processes(choose_device(None))
     arm = Arm("All there is to train on.", adds="synthetic")
-    train, train_labels = arm.train_split(data, synthetic)
-    language = language_for(config, arm.rows(data, synthetic), train, data.classes, data.root)
+    language = language_for(
+        config,
+        arm.rows(data, synthetic),
+        lambda: arm.train_split(data, synthetic)[0],
+        data.classes,
+        data.root,
+    )
     state = StateFile(out, _training_of(data, synthetic, config, language), overwrite, resume)
     if resume and (out / WEIGHTS).is_file():
         state.check_begun(_trained_with(load_run(out), data))
         note(f"{out} has been trained to its end already; nothing is left to do.")
         return out
-    _refuse(state, overwrite, resume, [data.root, *(images.root for images in synthetic)])
+    state.refuse([data.root, *(images.root for images in synthetic)])
     check_synthetic(data, synthetic)
     encoder = checked_encoder(config.init, data)
     for images in synthetic:
@@ -73,6 +76,7 @@ def train_run(
             raise InputError(
                 f"{data.root / split} has no images; prepare a dataset with more images per class."
             )
+    train, train_labels = arm.train_split(data, synthetic)
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
     fitted = fit(
         config,
@@ -89,22 +93,6 @@ def train_run(
             _write(folder, data, synthetic, encoder, config, fitted, language)
     group.wait_for_everyone()
     return out
-
-
-def _refuse(state: StateFile, overwrite: bool, resume: bool, inputs: Sequence[Path]) -> None:
-    """Raise InputError where the folder of the state may not be written, or what is there may not be gone on with."""
-    begun = state.path.is_file()
-    if resume and begun:
-        state.check()
-        return
-    if begun and not overwrite:
-        raise InputError(
-            f"{state.folder} holds a training that was interrupted; give --resume to go on with it, or --overwrite to "
-            "begin anew."
-        )
-    refuse_existing(state.folder, overwrite, inputs)
-    if resume:
-        note(f"There is no state of a training at {state.folder} to go on from: it begins now.")
 
 
 def _training_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from balancer.errors import InputError
-from balancer.files import new_directory, write_mark
+from balancer.files import new_directory, refuse_existing, write_mark
 from balancer.generators.checkpoints import collect_state, load_tensors, restore_state, save_tensors
+from balancer.progress import note
 from classifier.config import TrainingConfig
 from classifier.models.classifier import Classifier
 from classifier.optimisation import make_optimizer, running_average
@@ -25,24 +26,22 @@ KIND = "unfinished"  # of a folder that holds a state and no run yet
 SECONDS = 30.0  # between two states
 
 
-class Training:
-    """A training in progress: what its next step depends on, besides the images and the configuration."""
+class Progress:
+    """A training of whatever network: what its next step depends on, besides the images and the configuration."""
 
-    def __init__(self, config: TrainingConfig, model: Classifier) -> None:
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
         self.step = 0  # steps that are done
         self.model = model
-        self.optimizer = make_optimizer(config, model.network)
-        self.average: ModelEmaV3 | None = running_average(config, model)
-        self.generator = torch.Generator().manual_seed(config.seed)  # of the augmentation
-        self.losses: list[Tensor] = []  # of the steps since the last evaluation
+        self.optimizer = optimizer
+        self.generator = torch.Generator().manual_seed(seed)  # of all that is drawn for a step
+        self.losses: list[Tensor] = []  # of the steps since the last entry of the history
         self.history: list[dict[str, float]] = []
         self.best_step = 0
         self.best: dict[str, Tensor] = {}  # the weights at `best_step`
 
     @property
     def _modules(self) -> dict[str, torch.nn.Module]:
-        average = {"average": self.average.module} if self.average else {}
-        return {"model": self.model, **average}
+        return {"model": self.model}
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the counts and the history, under flat names."""
@@ -72,12 +71,26 @@ class Training:
         self.step, self.best_step, self.history = info["step"], info["best_step"], info["history"]
 
 
+class Training(Progress):
+    """A classifier's training in progress."""
+
+    model: Classifier
+
+    def __init__(self, config: TrainingConfig, model: Classifier) -> None:
+        super().__init__(model, make_optimizer(config, model.network), config.seed)
+        self.average: ModelEmaV3 | None = running_average(config, model)
+
+    @property
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return super()._modules | ({"average": self.average.module} if self.average else {})
+
+
 @dataclass
 class StateFile:
     """`state.safetensors` in the folder that will be the run: what is trained on what, and how far it has come.
 
     The folder appears with the first state. `about` (JSON values) is what a resume has to agree with; without `resume`
-    a state that is there is not looked at, and replaced with `overwrite`.
+    a state that is there is not looked at, and replaced with `overwrite`. Raises InputError for both at once.
     """
 
     folder: Path
@@ -87,6 +100,12 @@ class StateFile:
     _begun: bool = False  # whether the state that is there is of this training
     _written: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise InputError(
+                "--resume goes on with a run and --overwrite begins it anew; give one of the two."
+            )
+
     @property
     def path(self) -> Path:
         return self.folder / STATE
@@ -95,7 +114,25 @@ class StateFile:
         """Whether the last state is old enough for another."""
         return time.monotonic() - self._written >= SECONDS
 
-    def save(self, training: Training) -> None:
+    def refuse(self, inputs: Sequence[Path]) -> None:
+        """Raise InputError where the folder may not be written, or what is there may not be gone on with.
+
+        `inputs` are read by the training, and not to be replaced.
+        """
+        begun = self.path.is_file()
+        if self.resume and begun:
+            self.check()
+            return
+        if begun and not self.overwrite:
+            raise InputError(
+                f"{self.folder} holds a training that was interrupted; give --resume to go on with it, or --overwrite to "
+                "begin anew."
+            )
+        refuse_existing(self.folder, self.overwrite, inputs)
+        if self.resume:
+            note(f"There is no state of a training at {self.folder} to go on from: it begins now.")
+
+    def save(self, training: Progress) -> None:
         """Write the state, whole or not at all."""
         if not self._begun:
             with new_directory(self.folder, self.overwrite) as folder:
@@ -105,16 +142,17 @@ class StateFile:
             self._write(self.path, training)
         self._begun, self._written = True, time.monotonic()
 
-    def _write(self, path: Path, training: Training) -> None:
+    def _write(self, path: Path, training: Progress) -> None:
         progress = {"step": training.step, "best_step": training.best_step, "history": training.history}
         save_tensors(path, training.tensors(), {"about": self.about, **progress})
 
-    def restore(self, training: Training) -> None:
+    def restore(self, training: Progress) -> None:
         """Bring `training` to where the state is, if there is one to go on from."""
         if self.resume and self.path.is_file():
             self._begun = True
             tensors, info = load_tensors(self.path, ("step", "best_step", "history"))
             training.restore(tensors, info, self.path)
+            note(f"Going on with {self.folder} after step {training.step}.")
 
     def check(self) -> None:
         """Raise InputError, with what differs, when the state is of another training than `about` says."""
@@ -125,7 +163,7 @@ class StateFile:
         """Raise InputError, with what differs, when `begun`, what a training was begun with, is not `about`."""
         wanted = json.loads(json.dumps(self.about))
         for what, name in (("data", "other data"), ("synthetic", "other synthetic images")):
-            if wanted[what] != begun[what]:
+            if wanted.get(what) != begun.get(what):
                 raise InputError(
                     f"{self.folder} was begun with {name} ({_difference(begun[what], wanted[what])}); resume it with those, "
                     "or begin anew with --overwrite."

@@ -185,7 +185,7 @@ def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
     paths, masks = data.paths("train"), data.mask_paths("train")
     train = ImageStore([paths[i] for i in rows], data.resolution, [masks[i] for i in rows])
     table = data.tables["train"].iloc[rows].reset_index(drop=True)
-    language = language_for(unit.config, table, train, data.classes, data.root)
+    language = language_for(unit.config, table, lambda: train, data.classes, data.root)
     begun = time.process_time()
     fitted = training.fit(
         unit.config,

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from balancer.data import PreparedDataset
 from balancer.errors import InputError
+from balancer.files import write_json
 from classifier import export
 from classifier.checkpoints import ClassifierRun
 from classifier.export import export_onnx
 from classifier.models import available, create_model, reads_mask
 from classifier.models.classifier import Classifier
 from classifier.models.heads import with_cosine_head
+from classifier.models.text import TextTransformer
+from classifier.models.vision_language import WIDTH, VisionLanguage
 from classifier.transforms import Transform
 
 SIDE = 32
@@ -102,3 +108,29 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(InputError, match="exists already"):
         export_onnx(run, out)
     assert out.read_text() == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["text", "joint"])
+def test_a_network_with_language_is_exported(head: str, tmp_path: Path) -> None:
+    run = run_of("resnet18")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        words = torch.randint(2, 20, (3, 2, 8))
+        network = VisionLanguage(run.model.network, 3, head, TextTransformer(20, 8, WIDTH), words)
+    spoken = replace(run, model=Classifier(network, Transform(), temperature=0.5).eval())
+    export_onnx(spoken, tmp_path / "model.onnx")
+    check(spoken, tmp_path / "model.onnx")
+
+
+def test_the_check_sees_validation_images_where_they_are_at_hand(
+    make_prepared: Callable[..., PreparedDataset], tmp_path: Path
+) -> None:
+    data, run = make_prepared(side=SIDE), run_of("resnet18")
+    about = {"kind": "classifier", "data": {"path": str(data.root), "fingerprint": data.fingerprint}}
+    write_json(tmp_path / "config.json", about)
+    examples = export._examples(replace(run, root=tmp_path), 5)
+    validation = data.images("validation")[:]
+    assert examples.shape == (5, SIDE, SIDE, 3)
+    assert all((validation == example).all(axis=(1, 2, 3)).any() for example in examples)
+    assert export._examples(run, 2).shape == (2, SIDE, SIDE, 3)  # noise: this run has no folder

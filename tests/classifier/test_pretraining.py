@@ -19,7 +19,7 @@ import cli
 from balancer.data import PreparedDataset
 from balancer.errors import InputError
 from balancer.files import kind_of
-from classifier import pretrained
+from classifier import pretrained, state
 from classifier.checkpoints import load_run, seen_images
 from classifier.compare import compare
 from classifier.config import TrainingConfig
@@ -29,6 +29,7 @@ from classifier.pretrained import ENCODER, PretrainedEncoder, checked_encoder
 from classifier.pretraining import PretrainingConfig, fit_autoencoder, pretrain
 from classifier.runs import train_run
 from classifier.training import fit
+from classifier.transforms import Transform
 
 QUICK = PretrainingConfig(steps=4, batch_size=8)
 COUNTS = {
@@ -273,3 +274,33 @@ def test_the_loss_falls_on_blood_cells(real_data: Path) -> None:
             images.append(np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BOX)))
     history = fit_autoencoder(PretrainingConfig(steps=100), np.stack(images)).history
     assert history[-1]["loss"] < 0.65 * history[0]["loss"]
+
+
+def test_a_pretraining_goes_on_exactly_and_refuses_another(
+    data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(QUICK, steps=6)
+    whole = pretrain(data, config, tmp_path / "whole")
+    monkeypatch.setattr(state, "SECONDS", 0.0)
+    augment, calls = Transform.augment, []
+
+    def interrupted(self, pixels, generator):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return augment(self, pixels, generator)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Transform, "augment", interrupted)
+        pretrain(data, config, tmp_path / "parts")
+    with pytest.raises(InputError, match="was interrupted; give --resume"):
+        pretrain(data, config, tmp_path / "parts")
+    with pytest.raises(InputError, match="other settings.*seed 0, not 1"):
+        pretrain(data, replace(config, seed=1), tmp_path / "parts", resume=True)
+    parts = pretrain(data, config, tmp_path / "parts", resume=True)
+    for name in ("encoder.safetensors", "metrics.jsonl"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    assert not (parts / state.STATE).exists()
+    assert pretrain(data, config, parts, resume=True) == parts
+    with pytest.raises(InputError, match="other settings"):
+        pretrain(data, replace(config, steps=7), parts, resume=True)

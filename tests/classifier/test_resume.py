@@ -100,7 +100,8 @@ def test_an_unfinished_run_says_so_and_what_differs(
     small: None, make_prepared: Prepared, make_synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     notes: list[str] = []
-    monkeypatch.setattr(runs, "note", notes.append)
+    for module in (runs, state):
+        monkeypatch.setattr(module, "note", notes.append)
     data, out = make_prepared(), tmp_path / "run"
     synthetic = make_synthetic(data)
 
@@ -132,6 +133,7 @@ def test_an_unfinished_run_says_so_and_what_differs(
         train_run(data, [synthetic], CONFIG, tmp_path / "broken", resume=True)
 
     train_run(data, [synthetic], CONFIG, out, resume=True)
+    assert notes[-1] == f"Going on with {out} after step 3."
     train_run(data, [synthetic], CONFIG, tmp_path / "whole")
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert sorted(path.name for path in out.iterdir()) == names

@@ -90,7 +90,7 @@ def test_synthetic_images_are_trained_on_and_test_is_not(
     synthetic = make_synthetic(data)
     given = {}
 
-    def spy(config, train, train_labels, validation, validation_labels, classes, state):
+    def spy(config, train, train_labels, validation, validation_labels, classes, state, language):
         given.update(train=train[:], labels=train_labels, validation=validation[:])
         raise KeyboardInterrupt
 

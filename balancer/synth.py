@@ -7,10 +7,10 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from balancer.data import PreparedDataset, SyntheticSet, data_of, find_runs, newest_generator
+from balancer.data.attributes import check_attributes
 from balancer.data.dataset import FORMAT, read_table
 from balancer.data.seen import Seen
 from balancer.errors import InputError, unknown_name
@@ -34,14 +35,49 @@ from balancer.quality.reference import HELD_OUT, seen_outside_train
 
 _FEWEST_MORE = 16  # candidates made at once
 _WHOLE_CLASS = "the class's verdict is "  # begins the reason of an image that has no defect of its own
+# Per cent of the class's real train images that a candidate must fit the text as well as: what is kept fits it better than
+# three of four real images do, so that the text tells; and of a faithful generator's candidates one in four is left, of
+# the five that are made for each image asked for.
+_PERCENTILE = 75
+_UNFIT = "fits the text less than three of four real images of the class"  # begins the reason of the others
+_MOST_REAL = 512  # of these, drawn by seed: that place in their order is then certain to about two per cent
+
+
+class Scorer(Protocol):
+    """How well images fit a text, by a model of images and texts that this room does not know."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the model's weights."""
+        ...
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """What the text states, in the vocabulary of `balancer.data.attributes`; empty for nothing."""
+        ...
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """How similar each image, uint8 N×R×R×3, is to the text: float N, higher for more, each of its image alone."""
+        ...
+
+    def ranking(self, labels: Sequence[str]) -> list[str]:
+        """Of these classes those that the model knows, by how well they fit the text, best first."""
+        ...
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What one call of `synthesise` did: the set, and the gate's judgement of each class asked for."""
+    """What one call of `synthesise` did: the set, and the gate's judgement of each class asked for.
+
+    Candidates that fit a text too little are not among those that are judged.
+    """
 
     out: Path
     judgements: dict[str, Judgement]
+    made: dict[str, int]  # candidates per class, judged or not
     written: dict[str, int]  # images per class in train/
     source: str  # of the data behind the generator: real | rendered
     advice: list[str]  # what may help the classes that did not pass
@@ -57,6 +93,7 @@ class Synthesis:
                 "verdict": judged.verdict,
                 "reasons": judged.reasons,
                 "n_real": judged.n_real,
+                "n_made": self.made[label],
                 "n_candidates": judged.n_candidates,
                 "n_written": self.written[label],
             }
@@ -74,14 +111,15 @@ class Synthesis:
 def choose_generator(
     run: Path | None, data: Path | None, labels: Sequence[str]
 ) -> tuple[Path, PreparedDataset]:
-    """The generator run and the data to make images of `labels` with; notes say what was chosen.
+    """The generator run and the data to make images of `labels` (none: of any) with; notes say what was chosen.
 
     Without `run` the newest under ./runs that knows the labels is taken, and where there are no runs the builtin
     generator, as for a `run` of the name `builtin`. Without `data` that of the run is taken; the builtin has none.
     """
     if run is None and find_runs(kind="generator"):
         run = newest_generator(labels)
-        note(f"Generator: {run}, the newest under ./runs that knows {', '.join(labels)}.")
+        knows = f" that knows {', '.join(labels)}" if labels else ""
+        note(f"Generator: {run}, the newest under ./runs{knows}.")
     if run is None or str(run) == BUILTIN.name:
         if data is None:
             why = "" if run else "There is no generator run under ./runs; "
@@ -101,6 +139,71 @@ def choose_generator(
     return run, dataset
 
 
+def class_for(scorer: Scorer, run: Path, data: PreparedDataset) -> str:
+    """The class that the text fits best, of those that the generator run knows and `data` has; a note says which."""
+    config = read_json(run / "config.json")
+    known = [label for label in config.get("known", config.get("classes", ())) if label in data.classes]
+    if not known:
+        raise InputError(
+            f"{run} and {data.root} have no class in common; give the data that it was trained on."
+        )
+    ranking = scorer.ranking(known)
+    if not ranking:
+        raise InputError(
+            f"The scorer knows none of the classes of {run} ({', '.join(known)}), so that it cannot choose one; give --class."
+        )
+    note(f"Class: {ranking[0]}, which the text fits best; then {', '.join(ranking[1:]) or 'none'}.")
+    return ranking[0]
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked of candidates beside their class: attributes, and a text.
+
+    `least`: the similarity to the text, by class, below which a candidate is rejected.
+    """
+
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    scorer: Scorer | None = None
+    least: Mapping[str, float] = field(default_factory=dict)
+
+    def similarity(self, images: np.ndarray) -> np.ndarray:
+        """How similar the images are to the text, float N; NaN where there is none."""
+        return self.scorer.scores(images) if self.scorer else np.full(len(images), np.nan)
+
+    def to_json(self, label: str) -> dict[str, Any]:
+        """What the set says of it: `attributes` and `text`, where they were asked for."""
+        asked: dict[str, Any] = {"attributes": dict(self.attributes)} if self.attributes else {}
+        if self.scorer is None:
+            return asked
+        text = {"text": self.scorer.text, "scorer_sha256": self.scorer.sha256}
+        return asked | {"text": text | {"percentile": _PERCENTILE, "least": round(self.least[label], 6)}}
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The candidates of one class, and what is thought of them."""
+
+    images: np.ndarray  # uint8 N×R×R×3
+    similarity: np.ndarray  # to the text, float N; NaN where there is none
+    least: float  # of these, that a candidate needs
+    judgement: Judgement  # of those that have it
+
+    @property
+    def fits(self) -> np.ndarray:
+        """Whether each fits the text, bool N."""
+        return ~(self.similarity < self.least)  # NaN is not less
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each is rejected by itself; None where nothing speaks against it."""
+        judged = iter(self.judgement.rejected)
+        return [
+            next(judged) if fits else f"{_UNFIT} (similarity {value:.3f}, theirs {self.least:.3f})"
+            for fits, value in zip(self.fits, self.similarity, strict=True)
+        ]
+
+
 def synthesise(
     data: PreparedDataset,
     run: Path,
@@ -115,6 +218,8 @@ def synthesise(
     overwrite: bool = False,
     device: torch.device | str = "cpu",
     extractor: FeatureExtractor | None = None,
+    attributes: Mapping[str, str] | None = None,
+    scorer: Scorer | None = None,
 ) -> Synthesis:
     """Make `n` accepted synthetic images of each class in `labels`, from at most `max_candidates`·n candidates.
 
@@ -122,6 +227,11 @@ def synthesise(
     trained on images of its own. A set at `out` that came from the same data and generator gains the classes; any other is refused unless
     `overwrite`. Images of a class whose verdict is fail or insufficient-data go to `rejected/`, unless
     `allow_unverified`, which marks their rows. Raises InputError before any work when something does not fit.
+
+    A generator that is told attributes can be asked for `attributes`, and for those that the scorer's text states. With
+    a `scorer`, candidates that fit its text less than three of four real train images of the class are rejected before
+    the gate sees them. The gate judges what is left as ever, against all real images of the class: what text or attributes
+    narrow differs from these, so that it is the more likely to be rejected.
     """
     out = Path(out)
     labels = list(dict.fromkeys(labels))
@@ -133,6 +243,7 @@ def synthesise(
         raise InputError(f"--truncation must be from 0 to 1, not {truncation}.")
     generator = load_generator(run, device)
     _check_fit(generator, data, labels)
+    asked = _asked(generator, attributes or {}, scorer)
     refuse_existing(out, True, [data.root, generator.path])
     extractor = extractor or inception(device)
     if isinstance(extractor, FeatureFile):
@@ -146,18 +257,17 @@ def synthesise(
             "These images stem from rendered cells, not from real ones: good for trying out, not for research."
         )
 
+    least = {label: _least(scorer, data, label, seed) for label in labels} if scorer else {}
+    wish = _Wish(asked, scorer, least)
     gate = fit_gate(data, labels, extractor, seed, _seen_outside_train(generator, data))
     seeds = {label: _seeds(seed, data.class_index(label), n * max_candidates) for label in labels}
-    judged = {
-        label: _judged(generator, gate, label, seeds[label], n, truncation, allow_unverified)
+    made = {
+        label: _judged(generator, gate, label, seeds[label], n, truncation, allow_unverified, wish)
         for label in labels
     }
-    images = {label: made for label, (made, _) in judged.items()}
-    judgements = {label: judgement for label, (_, judgement) in judged.items()}
+    judgements = {label: candidates.judgement for label, candidates in made.items()}
     rows = {
-        label: _rows(
-            generator, judgements[label], images[label], seeds[label], truncation, n, allow_unverified
-        )
+        label: _rows(generator, made[label], seeds[label], truncation, n, allow_unverified, wish)
         for label in labels
     }
     classes: dict[str, dict[str, Any]] = {
@@ -166,9 +276,10 @@ def synthesise(
             "seed": seed,
             "truncation": truncation,
             "verdict": judgements[label].verdict,
-            "candidates": len(images[label]),
+            "candidates": len(made[label].images),
             "written": int((table["split"] == "train").sum()),
             "rejected": int((table["split"] == "rejected").sum()),
+            **wish.to_json(label),
         }
         for label, table in rows.items()
     }
@@ -179,7 +290,7 @@ def synthesise(
             classes = present.info["synthesis"] | classes
             document["classes"] = present.gate["classes"] | document["classes"]
         for label in labels:
-            _write_images(folder, rows[label], images[label], generator)
+            _write_images(folder, rows[label], made[label].images, generator, wish)
         _write_tables(folder, list(rows.values()))
         shutil.copy(generator.path / "seen.csv", folder / "seen.csv")
         write_json(folder / GATE_JSON, document)
@@ -203,7 +314,45 @@ def synthesise(
             },
         )
     written = {label: classes[label]["written"] for label in labels}
-    return Synthesis(out, judgements, written, data.source, _advice(generator, data, judgements))
+    counts = {label: len(candidates.images) for label, candidates in made.items()}
+    return Synthesis(out, judgements, counts, written, data.source, _advice(generator, data, judgements))
+
+
+def _asked(
+    generator: TrainedGenerator, attributes: Mapping[str, str], scorer: Scorer | None
+) -> dict[str, str]:
+    """The attributes to ask of the generator; of one that is told classes none, and it is refused to name some."""
+    attributes = check_attributes(attributes)
+    if generator.info.get("attributes") is None:
+        if attributes:
+            raise InputError(
+                f"{generator.path} was trained with --condition class, so that no attributes can be asked of it; leave out "
+                "--attributes, or train one with `balancer train --condition attributes`."
+            )
+        return {}
+    stated = dict(scorer.attributes) if scorer else {}
+    for name, value in attributes.items():
+        if stated.get(name, value) != value:
+            raise InputError(
+                f"The text states {name}={stated[name]}, and --attributes {name}={value}; give one of them."
+            )
+    asked = check_attributes(stated | attributes)
+    if scorer:
+        listed = ", ".join(f"{name}={value}" for name, value in asked.items())
+        note(f"Attributes that the generator is asked for: {listed or 'none (the text states none)'}.")
+    return asked
+
+
+def _least(scorer: Scorer, data: PreparedDataset, label: str, seed: int) -> float:
+    """The similarity to the text that candidates of a class need: `_PERCENTILE` of that of its real train images."""
+    real, _ = data.images_of(label, ["train"])
+    if not len(real):
+        raise InputError(
+            f"{data.root} has no train image of {label} to hold the text against; leave out --text for this class."
+        )
+    rng = np.random.default_rng([seed, data.class_index(label)])
+    drawn = np.sort(rng.permutation(len(real))[:_MOST_REAL])
+    return float(np.percentile(scorer.scores(real[drawn]), _PERCENTILE))
 
 
 def _tuning(data: PreparedDataset) -> str:
@@ -349,49 +498,77 @@ def _judged(
     n: int,
     truncation: float,
     allow_unverified: bool,
-) -> tuple[np.ndarray, Judgement]:
-    """Candidates, one for each of the first `seeds`, and their judgement.
+    wish: _Wish,
+) -> _Candidates:
+    """Candidates, one for each of the first `seeds`, and the judgement of those that fit the text.
 
     More are made until `n` of them are not rejected one by one and those that are left can be judged as a set, or the
     seeds are used up. A class that is bound to be rejected as a whole is given up, unless `allow_unverified` keeps its images.
     """
     images = np.empty((0, generator.resolution, generator.resolution, 3), dtype=np.uint8)
+    similarity, least = np.empty(0), wish.least.get(label, -math.inf)
     wanted, sizes = n, gate.rules["sizes"]
     while True:
         chunk = seeds[len(images) : len(images) + max(wanted, _FEWEST_MORE)]
         parts = [
-            generator.generate(label, chunk[i : i + 64], truncation)
+            _made(generator, label, chunk[i : i + 64], truncation, wish.attributes)
             for i in track(range(0, len(chunk), 64), f"Generating {label}")
         ]
         images = np.concatenate([images, *parts])
-        judgement = gate.judge(label, images)
+        similarity = np.concatenate([similarity, *map(wish.similarity, parts)])
+        judgement = gate.judge(label, images[~(similarity < least)])
         left = judgement.rejected.count(None)
         wanted = max(n, sizes["fewest_candidates"]) - left
         if judgement.verdict == "insufficient-data" and wanted <= 0:
             wanted = min(left, judgement.n_real - left)  # more than real ones would hardly tell more
         hopeless = judgement.verdict == "fail" or judgement.n_real < sizes["fewest_real"]
         if wanted <= 0 or len(images) == len(seeds) or (hopeless and not allow_unverified):
-            return images, judgement
+            candidates = _Candidates(images, similarity, least, judgement)
+            return _with_unfit(candidates, wish.scorer, n) if wish.scorer else candidates
         wanted = math.ceil(wanted * len(images) / max(left, 1))  # at the share that was accepted so far
+
+
+def _made(
+    generator: TrainedGenerator,
+    label: str,
+    seeds: list[int],
+    truncation: float,
+    attributes: Mapping[str, str],
+) -> np.ndarray:
+    if attributes:
+        return generator.generate_attributes(attributes, seeds, truncation, label=label)
+    return generator.generate(label, seeds, truncation)
+
+
+def _with_unfit(candidates: _Candidates, scorer: Scorer, n: int) -> _Candidates:
+    """The candidates, whose judgement says as a last reason how many the text left out; a note says it too."""
+    judged, unfit = candidates.judgement, int((~candidates.fits).sum())
+    sentence = f"{unfit} of {len(candidates.images)} candidates were not judged: each {_UNFIT} (text: {scorer.text})."
+    more = " A larger --max-candidates makes more." if unfit and judged.rejected.count(None) < n else ""
+    note(f"{judged.label}: {sentence}{more}")
+    return replace(candidates, judgement=replace(judged, reasons=[*judged.reasons, sentence]))
 
 
 def _rows(
     generator: TrainedGenerator,
-    judgement: Judgement,
-    images: np.ndarray,
+    candidates: _Candidates,
     seeds: list[int],
     truncation: float,
     n: int,
     allow_unverified: bool,
+    wish: _Wish,
 ) -> pd.DataFrame:
     """A row per candidate to write: where it goes (`split`), why, and where it comes from.
 
     Candidates that were accepted beyond the `n` asked for are left out.
     """
+    judgement, images = candidates.judgement, candidates.images
     label = judgement.label
-    table = judgement.scores.reset_index(drop=True)
+    table = judgement.scores.set_axis(np.flatnonzero(candidates.fits)).reindex(range(len(images)))
     table["index"] = range(len(images))
-    table["reason"] = judgement.rejected
+    if wish.scorer:
+        table["text_similarity"] = candidates.similarity.round(6)
+    table["reason"] = candidates.reasons
     accepted = table["reason"].isna()
     table = table[~accepted | (accepted.cumsum() <= n)]
     good = judgement.verdict in GOOD
@@ -428,7 +605,9 @@ def _origin(generator: TrainedGenerator) -> dict[str, Any]:
     }
 
 
-def _write_images(folder: Path, rows: pd.DataFrame, images: np.ndarray, generator: TrainedGenerator) -> None:
+def _write_images(
+    folder: Path, rows: pd.DataFrame, images: np.ndarray, generator: TrainedGenerator, wish: _Wish
+) -> None:
     """Write PNGs to train/ and rejected/, each with its provenance in its text chunks."""
     for label, split in itertools.product(rows["label"].unique(), ("train", "rejected")):
         (folder / split / label).mkdir(parents=True, exist_ok=True)
@@ -438,6 +617,9 @@ def _write_images(folder: Path, rows: pd.DataFrame, images: np.ndarray, generato
         text.add_text("Software", "hemabalance")
         provenance = {key: row[key] for key in ("label", "seed", "truncation", "verdict")}
         provenance |= {"generator": _origin(generator), "data": generator.data}
+        provenance |= wish.to_json(row["label"])
+        if "text_similarity" in row:
+            provenance["text"]["similarity"] = row["text_similarity"]
         text.add_text("hemabalance", json.dumps(provenance))
         Image.fromarray(images[row["index"]]).save(folder / row["split"] / row["file_name"], pnginfo=text)
 
@@ -461,5 +643,6 @@ def _shown(folder: Path) -> pd.DataFrame:
         )
         tables.append(table.assign(path=[folder / split / name for name in table["file_name"]]))
     rows = pd.concat([table.astype(object) for table in tables], ignore_index=True)
+    rows = rows[~rows["reason"].astype(str).str.startswith(_UNFIT)]  # the gate did not see these
     whole_class = rows["reason"].astype(str).str.startswith(_WHOLE_CLASS)
     return rows.assign(reason=rows["reason"].where(~whole_class))

@@ -46,7 +46,7 @@ class Language:
 
     `sentences`: of each class, K×V texts, V = `SENTENCES`. `attributes`: int64 N×11, -1 where unknown. `captions`: M texts
     for each image, M = `CAPTIONS`. `meaning`: int64 N, equal for images of which the same is said. `present`: bool K, which
-    classes have images; the others are known by their sentences alone.
+    classes have images; the others are known by their sentences alone. `described`: bool K, which have images with attributes.
     """
 
     reader: Reader
@@ -55,6 +55,7 @@ class Language:
     captions: tuple[tuple[str, ...], ...]
     meaning: np.ndarray
     present: np.ndarray
+    described: np.ndarray
     read: Tensor = field(init=False)  # the captions as the reader gives them, N×M×…
     read_sentences: Tensor = field(init=False)  # those of the classes, K×V×…
 
@@ -169,6 +170,7 @@ def language_of(
         tuple(captions),
         pd.factorize(pd.Series(said))[0].astype(np.int64),
         np.isin(classes, labels),
+        np.isin(classes, [label for label, value in zip(labels, values, strict=True) if value]),
     )
 
 

@@ -150,6 +150,7 @@ def _write(
         described["language"] = {
             "reader": language.reader.to_json(),
             "sentences": dict(zip(data.classes, language.sentences, strict=True)),
+            "described": [label for label, has in zip(data.classes, language.described, strict=True) if has],
             "sha256": language.digest(),
         }
     write_json(folder / "config.json", described)

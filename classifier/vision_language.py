@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from balancer.data import PreparedDataset
 from balancer.data.attributes import ATTRIBUTES, attribute_indices, attribute_values
 from balancer.data.decode import make_square
+from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.progress import note
 from balancer.quality.features import file_sha256
@@ -45,16 +47,21 @@ def describe_files(
     """Describe image files: what `predict_files` yields, and in each line what is seen and what is known.
 
     "attributes": {attribute: {"value", "confidence"}}, confidence calibrated on validation; "sentence": the attributes of
-    which it is at least 0.7, in words, nothing else; "known": what is known of cells of the predicted class and cannot be
+    which it is at least 0.7, in words, nothing else. Where no train image of the predicted class had attributes, none is given,
+    and a note counts these images. "known": what is known of cells of the predicted class and cannot be
     seen in any image, null where nothing is. With `explain`, a new folder with a picture for each image: what each attribute rests on.
     Raises InputError as `predict_files` does, and for a run that has not learned attributes.
     """
     _needs(run, READ_ATTRIBUTES, "describe images", "attributes")
 
+    learned = run.config["language"]["described"]
+    undescribed: Counter[str] = Counter()
+
     def extend(lines: Sequence[Line], prepared: np.ndarray) -> None:
         probabilities = attribute_probabilities(run.model, AsPrepared(prepared, run.model))
         for i, line in enumerate(lines):
-            line["attributes"] = _read([p[i] for p in probabilities])
+            line["attributes"] = _read([p[i] for p in probabilities]) if line["predicted"] in learned else {}
+            undescribed[line["predicted"]] += not line["attributes"]
             sure = {
                 name: said["value"] for name, said in line["attributes"].items() if said["confidence"] >= SURE
             }
@@ -62,7 +69,13 @@ def describe_files(
             knowledge = class_knowledge(line["predicted"])
             line["known"] = knowledge.known or None if knowledge else None
 
-    return predict_files(run, paths, um_per_pixel, None, explain, extend, _evidence(run))
+    yield from predict_files(run, paths, um_per_pixel, None, explain, extend, _evidence(run))
+    if n := undescribed.total():
+        labels = ", ".join(label for label, times in undescribed.items() if times)
+        note(
+            f"{number(n, 'image is', 'images are')} not described: of what they are predicted as ({labels}) no train image had "
+            "attributes."
+        )
 
 
 def _read(probabilities: Sequence[np.ndarray]) -> dict[str, dict[str, Any]]:

@@ -33,6 +33,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 """Attribute → its values, both in a fixed order: that of the columns and of the indices in arrays."""
 
 UNKNOWN = -1
+N_VALUES = sum(map(len, ATTRIBUTES.values()))
 
 
 def attribute_indices(table: pd.DataFrame, where: Path | str) -> np.ndarray:
@@ -56,6 +57,20 @@ def attribute_indices(table: pd.DataFrame, where: Path | str) -> np.ndarray:
     return indices
 
 
+def multi_hot(indices: np.ndarray) -> np.ndarray:
+    """Attributes as vectors, float32 N×31, from their indices, int N×11.
+
+    There is an entry for each value, attribute after attribute as in `ATTRIBUTES`: 1 where the image has it, else 0. An
+    unknown attribute has zeros alone.
+    """
+    sizes = [len(values) for values in ATTRIBUTES.values()]
+    first = np.cumsum(sizes) - sizes
+    vectors = np.zeros((len(indices), N_VALUES), dtype=np.float32)
+    rows, columns = np.nonzero(indices != UNKNOWN)
+    vectors[rows, first[columns] + indices[rows, columns]] = 1
+    return vectors
+
+
 def attribute_values(indices: np.ndarray) -> dict[str, str]:
     """The known attributes of one image by name, from its indices, int 11."""
     return {
@@ -73,3 +88,24 @@ def check_attributes(values: Mapping[str, str]) -> dict[str, str]:
         if value not in ATTRIBUTES[name]:
             raise unknown_name(f"value of {name}", value, ATTRIBUTES[name])
     return {name: values[name] for name in ATTRIBUTES if name in values}
+
+
+def read_attributes(text: str) -> dict[str, str]:
+    """The attributes of `attribute=value,attribute=value…`, in the order of the vocabulary.
+
+    >>> read_attributes("nucleus_shape=segmented-bilobed, cell_size=big")
+    {'cell_size': 'big', 'nucleus_shape': 'segmented-bilobed'}
+
+    Raises InputError for another form, an attribute that is named twice, and as `check_attributes` does.
+    """
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise InputError(
+                f"'{part.strip()}' is not of the form attribute=value, for example cell_size=big,granularity=no."
+            )
+        if name in found:
+            raise InputError(f"The attribute {name} is named twice; give it once.")
+        found[name] = value
+    return check_attributes(found)

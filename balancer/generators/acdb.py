@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import vendor.stylegan2_ada as sg
 from balancer.generators.adversaries import Adversaries, Chunk
+from balancer.generators.condition import refuse_attributes
 from balancer.generators.config import GeneratorConfig
 from balancer.generators.stylegan2_ada import StyleGAN2ADA, StyleGAN2Adversaries
 from vendor.stylegan2_ada.networks import FullyConnectedLayer
@@ -88,6 +89,10 @@ class ClassifyingDiscriminator(sg.Discriminator):
 
 class ACDB(StyleGAN2ADA):
     """The family `acdb`: the generator of `stylegan2-ada`, with another discriminator and losses."""
+
+    def resolve(self, config: GeneratorConfig, resolution: int) -> GeneratorConfig:
+        refuse_attributes(config)
+        return super().resolve(config, resolution)
 
     def adversaries(
         self, config: GeneratorConfig, classes: int, resolution: int, device: torch.device

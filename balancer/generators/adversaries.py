@@ -17,7 +17,8 @@ from balancer.generators.processes import average_over_processes, buffers_togeth
 class Chunk:
     """A part of a batch that goes through the networks at once, with its own source of random numbers.
 
-    `real`: float N×3×R×R in [−1, 1]; `labels` of these and `fake_labels` of the images to generate: int64 N.
+    `real`: float N×3×R×R in [−1, 1]; `labels` of these and `fake_labels` of the images to generate: classes, int64 N, or
+    attributes, float32 N×31.
     """
 
     real: Tensor

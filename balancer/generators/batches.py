@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from balancer.data import ImageStore
+from balancer.data.attributes import multi_hot
 from balancer.errors import InputError
 from balancer.generators.adversaries import Chunk
+from balancer.generators.combinations import withhold
 from balancer.generators.config import GeneratorConfig
 from balancer.generators.seeds import derive
 
 
 class Batches:
-    """The training batches: float N×3×R×R in [−1, 1] and int64 labels of these and of the images to generate.
+    """The training batches: float N×3×R×R in [−1, 1], and the labels of these and of the images to generate.
+
+    The labels are classes, int64 N. With `attributes`, int64 M×11 of all images, they are attributes, float32 N×31: for a
+    generated image those of another image of its class, and of some images a part alone (`withhold`).
 
     A class of n images is drawn in proportion to n^(1 − balance), for real and for generated images, then an image
     within it; with `symmetries` each is shown in one of the eight orientations of the square.
@@ -32,6 +37,7 @@ class Batches:
         config: GeneratorConfig,
         process: int = 0,
         processes: int = 1,
+        attributes: np.ndarray | None = None,
     ) -> None:
         if not 0 <= config.balance <= 1:
             raise InputError(f"balance must be from 0 (natural) to 1 (even), not {config.balance}.")
@@ -41,7 +47,7 @@ class Batches:
                 f"{config.accumulate} parts each that are multiples of 4; choose another --batch-size, --accumulate "
                 "or number of processes."
             )
-        self.images, self.config = images, config
+        self.images, self.config, self.attributes = images, config, attributes
         self.known, self.sizes = np.unique(labels, return_counts=True)
         self.by_class = np.argsort(labels, kind="stable")  # indices of the images, class after class
         self.first = np.cumsum(self.sizes) - self.sizes
@@ -62,7 +68,11 @@ class Batches:
         if self.config.symmetries:
             pixels = turn(pixels, orientation[mine])
         real = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        return real, torch.from_numpy(self.known[drawn[mine]]), torch.from_numpy(self.known[fake[mine]])
+        labels = [self.known[drawn], self.known[fake]]
+        if self.attributes is not None:
+            others = self.by_class[self.first[fake] + rng.integers(self.sizes[fake])]
+            labels = [multi_hot(withhold(self.attributes[of], rng)) for of in (chosen, others)]
+        return real, torch.from_numpy(labels[0][mine]), torch.from_numpy(labels[1][mine])
 
     def chunks(self, step: int, device: torch.device) -> list[Chunk]:
         """The share, cut into `config.accumulate` chunks with random states of their own.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from balancer.data.attributes import multi_hot
 from balancer.errors import InputError
 from balancer.files import kind_of, write_with
 from balancer.generators import registry
+from balancer.generators.combinations import Combinations, told
 
 _KEY = "hemabalance"
 _GENERATOR = ("generator", "network", "config", "classes", "known", "resolution", "data", "kimg")
@@ -104,24 +106,54 @@ class TrainedGenerator:
     sha256: str  # of generator.safetensors
     info: dict[str, Any] = field(repr=False)
     network: nn.Module = field(repr=False)
+    combinations: Combinations | None = field(default=None, repr=False)  # None: it is told classes
 
     @property
     def data(self) -> dict[str, Any]:
         """Path, fingerprint and source (real or rendered) of the dataset it was trained on."""
         return self.info["data"]
 
-    @torch.inference_mode()
     def generate(
         self, label: str, seeds: list[int], truncation: float = 1.0, batch_size: int = 64
     ) -> np.ndarray:
-        """Images of one class, uint8 N×R×R×3, the i-th a function of the i-th seed alone."""
+        """Images of one class, uint8 N×R×R×3, the i-th a function of the i-th seed alone.
+
+        A generator that is told attributes is told those of train images of the class, drawn by the seed.
+        """
+        return self._made(told(self.classes, self.combinations, label, seeds), seeds, truncation, batch_size)
+
+    def generate_attributes(
+        self,
+        values: Mapping[str, str],
+        seeds: list[int],
+        truncation: float = 1.0,
+        batch_size: int = 64,
+        label: str | None = None,
+    ) -> np.ndarray:
+        """Images with these attributes, uint8 N×R×R×3, the i-th a function of the i-th seed alone.
+
+        The combination need not be one of the train images'; how far images then show it is to be looked at, since no
+        discriminator knew any that do. Attributes that `values` does not name are those of train images that agree with most
+        of it, of the class `label` or of all; see `Combinations.draw`, which raises InputError. So does this, for a
+        generator that is told classes.
+        """
+        if self.combinations is None:
+            raise InputError(
+                f"{self.path} was trained with --condition class, so that no attributes can be asked of it; train one with "
+                "`balancer train --condition attributes`."
+            )
+        labels = torch.from_numpy(multi_hot(self.combinations.draw(values, seeds, label)))
+        return self._made(labels, seeds, truncation, batch_size)
+
+    @torch.inference_mode()
+    def _made(self, labels: Tensor, seeds: Sequence[int], truncation: float, batch_size: int) -> np.ndarray:
         family = registry.family(self.info["generator"])
         device = next(self.network.parameters()).device
         images = []
         for start in range(0, len(seeds), batch_size):
-            z = family.latents(self.info["network"], seeds[start : start + batch_size]).to(device)
-            labels = torch.full((len(z),), self.classes.index(label), device=device)
-            x = family.sample(self.network, z, labels, truncation)
+            part = slice(start, start + batch_size)
+            z = family.latents(self.info["network"], list(seeds[part])).to(device)
+            x = family.sample(self.network, z, labels[part].to(device), truncation)
             images.append(to_uint8(x))
         return (
             np.concatenate(images) if images else np.empty((0, self.resolution, self.resolution, 3), np.uint8)
@@ -157,6 +189,7 @@ def load_generator(run: Path, device: torch.device | str = "cpu") -> TrainedGene
         raise InputError(f"{path} does not hold the network that it describes ({reason}); {again}.") from None
     if not all(t.isfinite().all() for t in tensors.values()):
         raise InputError(f"{path} has weights that are no finite numbers; {again}.")
+    attributes = info["config"].get("condition") == "attributes"
     trained = TrainedGenerator(
         path=run,
         classes=tuple(info["classes"]),
@@ -164,13 +197,15 @@ def load_generator(run: Path, device: torch.device | str = "cpu") -> TrainedGene
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         info=info,
         network=network.eval().requires_grad_(False),
+        combinations=Combinations.from_json(info.get("attributes"), path) if attributes else None,
     )
     try:
-        size = trained.generate(trained.classes[-1], [0]).shape[1]
+        # The last class has the highest index; a class without train images has no attributes.
+        last = (info["known"] if attributes else trained.classes)[-1]
+        size = trained.generate(last, [0]).shape[1]
     except (IndexError, RuntimeError):
-        raise InputError(
-            f"{path} does not know the {len(trained.classes)} classes that its metadata names; {again}."
-        ) from None
+        what = "attributes" if attributes else f"{len(trained.classes)} classes"
+        raise InputError(f"{path} does not know the {what} that its metadata names; {again}.") from None
     if size != trained.resolution:
         raise InputError(
             f"{path} makes images of {size} px, where its metadata says {trained.resolution} px; {again}."

@@ -1,14 +1,35 @@
-"""How the class comes into a training: gradually, with noise, and without its latents falling together."""
+"""How the class, or the attributes, come into a training: gradually, with noise, without latents falling together."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from balancer.data.attributes import N_VALUES
 from balancer.errors import InputError
 from balancer.generators.config import GeneratorConfig
 
 OFF_DIAGONAL = 0.05  # weight of a correlation between two coordinates, against one of the diagonal
+
+
+def entries(config: GeneratorConfig, classes: int) -> int:
+    """Length of the vector that the networks are told: an entry for each class, or for each value of an attribute."""
+    return N_VALUES if config.condition == "attributes" else classes
+
+
+def as_vectors(labels: Tensor, size: int) -> Tensor:
+    """What the networks are told, float32 N×size: classes, int64 N, one-hot; attributes, float32 N×size, as they are."""
+    return labels if labels.is_floating_point() else F.one_hot(labels, size).float()
+
+
+def refuse_attributes(config: GeneratorConfig) -> None:
+    """Raise InputError where a family that knows classes alone is to be told attributes."""
+    if config.condition == "attributes":
+        raise InputError(
+            f"The generator {config.generator} knows classes alone; train with --condition class, or take the generator "
+            "stylegan2-ada or projected."
+        )
 
 
 def condition_share(config: GeneratorConfig, step: int) -> float:

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
-from balancer.errors import InputError
+from balancer.errors import InputError, unknown_name
 
 LONGEST = 1e9  # kimg: a trillion images, far beyond any training, and few enough for every count of steps
+CONDITIONS = ("class", "attributes")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class GeneratorConfig:
     """
 
     generator: str = "stylegan2-ada"
+    condition: str = "class"  # what the networks are told of an image: its class, or its attributes
     kimg: float = 200.0
     batch_size: int = 16
     learning_rate: float | None = None
@@ -56,6 +58,8 @@ class GeneratorConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.condition not in CONDITIONS:
+            raise unknown_name("condition", self.condition, CONDITIONS)
         for name, value in asdict(self).items():
             if isinstance(value, float) and not isfinite(value):
                 raise InputError(f"{name} must be a finite number, not {value}.")

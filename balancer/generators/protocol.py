@@ -40,5 +40,8 @@ class GeneratorFamily(Protocol):
         ...
 
     def sample(self, generator: nn.Module, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
-        """Images, float N×3×R×R in [−1, 1] (not yet clipped); the same input gives the same image."""
+        """Images, float N×3×R×R in [−1, 1] (not yet clipped); the same input gives the same image.
+
+        `labels`: classes, int64 N, or attributes, float32 N×31, by the condition that the generator was trained with.
+        """
         ...

@@ -27,6 +27,7 @@ from balancer.generators.checkpoints import (
     save_tensors,
     to_uint8,
 )
+from balancer.generators.combinations import Combinations, told
 from balancer.generators.config import GeneratorConfig
 from balancer.generators.diversity import diversity, is_best, troubles
 from balancer.generators.protocol import GeneratorFamily
@@ -47,7 +48,9 @@ def refuse(out: Path, data: PreparedDataset, overwrite: bool, init: Source | Non
     refuse_existing(out, overwrite, [data.root, *([Path(init.path)] if init else [])])
 
 
-def describe(data: PreparedDataset, init: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe(
+    data: PreparedDataset, config: GeneratorConfig, init: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What `config.json` and the metadata of the checkpoints say alike; `init` is what `Source.to_json` gives."""
     about = {
         "format": 1,
@@ -61,12 +64,16 @@ def describe(data: PreparedDataset, init: dict[str, Any] | None = None) -> dict[
             "treatment": data.treatment,
         },
     }
+    if config.condition == "attributes":
+        about["attributes"] = Combinations.of(
+            data.tables["train"], data.root / "train/metadata.csv"
+        ).to_json()
     return about | {"init": init} if init else about
 
 
 def write_head(run: Path, data: PreparedDataset, config: GeneratorConfig, init: Source | None) -> None:
     """What stands before the first step: the configuration, and what the run will have seen."""
-    about = describe(data, init.to_json() if init else None)
+    about = describe(data, config, init.to_json() if init else None)
     write_json(run / "config.json", about | {"kind": "generator", "training": config.to_json()})
     write_csv(run / "seen.csv", seen_with(data.tables["train"], init))
     (run / "samples").mkdir()
@@ -99,11 +106,16 @@ def check_resumable(out: Path, data: PreparedDataset, config: GeneratorConfig) -
             f"{out} was begun with --generator {begun}, not {config.generator}; "
             "give the command that began it, with --resume."
         )
-    settings = config.to_json().items()
-    differing = [name for name, v in settings if name not in FREE and saved["training"].get(name) != v]
+    settings = GeneratorConfig().to_json() | saved["training"]  # a run may be older than a setting
+    differing = [name for name, v in config.to_json().items() if name not in FREE and settings[name] != v]
     if differing:
         raise InputError(
             f"{out} was begun with another {', '.join(differing)}; give the command that began it, with --resume."
+        )
+    if saved.get("attributes") != describe(data, config).get("attributes"):
+        raise InputError(
+            f"The attributes in {data.root / 'train/metadata.csv'} are not those that {out} was begun with, so that it cannot "
+            "be continued; train anew with another --out."
         )
 
 
@@ -207,15 +219,18 @@ def sample_classes(
 ) -> dict[str, np.ndarray]:
     """`n` images of every known class, uint8 N×R×R×3, always from the same latents.
 
-    `about` is a checkpoint's: the generator's constructor arguments (network), classes and known.
+    `about` is a checkpoint's: the generator's constructor arguments (network), classes, known and, of a generator that is
+    told attributes, these.
     """
     device = next(network.parameters()).device
+    attributes = about.get("attributes")
+    combinations = Combinations.from_json(attributes, "The run") if attributes else None
     samples = {}
     for label in about["known"]:
         index = about["classes"].index(label)
         seeds = [derive(index, "samples", number) for number in range(n)]
         z = family.latents(about["network"], seeds).to(device)
-        labels = torch.full((n,), index, device=device)
+        labels = told(about["classes"], combinations, label, seeds).to(device)
         samples[label] = to_uint8(family.sample(network, z, labels, 1.0))
     return samples
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vendor.stylegan2_ada as sg
@@ -16,7 +15,13 @@ from balancer.errors import InputError
 from balancer.generators.adversaries import Adversaries, Chunk
 from balancer.generators.augmentation import augmentation, p_is_free
 from balancer.generators.averaging import average_weights
-from balancer.generators.condition import check_condition, condition_share, decorrelation
+from balancer.generators.condition import (
+    as_vectors,
+    check_condition,
+    condition_share,
+    decorrelation,
+    entries,
+)
 from balancer.generators.config import GeneratorConfig
 from balancer.generators.freezing import freeze_blocks, held
 
@@ -53,7 +58,7 @@ class StyleGAN2ADA:
             )
         network = {
             "z_dim": config.latent,
-            "c_dim": classes,
+            "c_dim": entries(config, classes),
             "w_dim": config.latent,
             "img_resolution": resolution,
             "img_channels": 3,
@@ -78,7 +83,7 @@ class StyleGAN2ADA:
 
     def sample(self, generator: nn.Module, z: Tensor, labels: Tensor, truncation: float) -> Tensor:
         assert isinstance(generator, sg.Generator)
-        c = F.one_hot(labels, generator.c_dim).float() if generator.c_dim else None
+        c = as_vectors(labels, generator.c_dim) if generator.c_dim else None
         # Noise of its own for each image, drawn from its latent: the fixed noise gives all images one texture.
         noise = [torch.Generator().manual_seed(int(bits)) for bits in z[:, 0].cpu().view(torch.int32)]
         return generator(z, c, truncation_psi=truncation, noise_mode="random", generator=noise)
@@ -89,7 +94,8 @@ class StyleGAN2Adversaries(Adversaries):
 
     While the condition grows (`condition_share`), the generator's class embedding is multiplied by λ after its
     normalisation, and the discriminator's logit is a mean of that for the class and those for all classes, with
-    weights λ and 1 − λ. Samples of a checkpoint from before the end of that are made as if λ were 1.
+    weights λ and 1 − λ. Samples of a checkpoint from before the end of that are made as if λ were 1. With attributes, it
+    is the mean for their values, each told alone.
     """
 
     r1_interval: int | None = R1_INTERVAL  # None: the family has no gradient penalty
@@ -203,7 +209,7 @@ class StyleGAN2Adversaries(Adversaries):
         return self.D(self.augment(images, generator=rng), self.condition(labels))
 
     def condition(self, labels: Tensor) -> Tensor:
-        return F.one_hot(labels, self.c_dim).float()
+        return as_vectors(labels, self.c_dim)
 
     def generator_losses(self, chunks: Sequence[Chunk], fakes: list[Tensor]) -> Iterator[Tensor]:
         """The loss of each chunk in turn; the images that it was taken of go to `fakes`, without their graph."""

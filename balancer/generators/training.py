@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from balancer.data import PreparedDataset
+from balancer.data.attributes import UNKNOWN, attribute_indices
 from balancer.errors import InputError
 from balancer.files import new_directory, read_json
 from balancer.generators import registry
@@ -110,7 +111,7 @@ class Plan:
     """A run that may be trained, up to its first step; nothing of it is written yet."""
 
     run: RunFolder  # with the complete configuration
-    data: PreparedDataset  # with the train images of the chosen classes alone
+    data: PreparedDataset  # with the train images alone that are trained on
     batches: Batches
     adversaries: Adversaries
     start: int  # steps that are done
@@ -147,7 +148,7 @@ def plan(
         raise InputError(
             "augmentation_p does nothing where augmentation is none; leave it out, or name an augmentation."
         )
-    data = _only(data, config.only)
+    data = _chosen(data, config)
     if resume:
         check_resumable(out, data, config)
         if init and (origin or {}).get("sha256") != init.sha256:
@@ -157,7 +158,8 @@ def plan(
         refuse(out, data, overwrite, init)
     group, device = processes(device), own_device(device)
     images, labels = data.images("train"), data.labels("train")
-    batches = Batches(images, labels, config, group.process_index, group.num_processes)
+    attributes = _attributes(data) if config.condition == "attributes" else None
+    batches = Batches(images, labels, config, group.process_index, group.num_processes, attributes)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         adversaries = family.adversaries(config, len(data.classes), data.resolution, device)
@@ -165,21 +167,29 @@ def plan(
         started = initialise(adversaries, init, data.classes)
         if group.is_main_process:
             note(started)
-    about = describe(data, origin)
+    about = describe(data, config, origin)
     real = {label: spread(batches.views(data.class_index(label), REAL)) for label in about["known"]}
     run = RunFolder(out, family, config, about, real)
     start = run.restore(adversaries) if resume else 0
     return Plan(run, data, batches, adversaries, start, resume, device)
 
 
-def _only(data: PreparedDataset, labels: tuple[str, ...]) -> PreparedDataset:
-    """The data with train images of these classes alone, of all when there are none; says what is scarce."""
+def _attributes(data: PreparedDataset) -> np.ndarray:
+    """The attributes of the train images, int64 N×11."""
+    return attribute_indices(data.tables["train"], data.root / "train/metadata.csv")
+
+
+def _chosen(data: PreparedDataset, config: GeneratorConfig) -> PreparedDataset:
+    """The data with those train images alone that the run is to be trained on; says what is left out and what is scarce."""
+    labels = config.only
     for label in labels:
         data.class_index(label)
     if labels:
         table = data.tables["train"]
         train = table[table["label"].isin(labels)].reset_index(drop=True)
         data = replace(data, tables={**data.tables, "train": train})
+    if config.condition == "attributes":
+        data = _with_attributes(data)
     counts = data.counts("train")
     empty = [label for label in labels if counts[label] == 0]
     if empty or not any(counts.values()):
@@ -195,6 +205,22 @@ def _only(data: PreparedDataset, labels: tuple[str, ...]) -> PreparedDataset:
                 f"Class {label} has {n} train images; below about {FEW} a generator tends to harm rather than help."
             )
     return data
+
+
+def _with_attributes(data: PreparedDataset) -> PreparedDataset:
+    """The data with those train images alone of which an attribute is known."""
+    table = data.tables["train"]
+    known = (_attributes(data) != UNKNOWN).any(1)
+    if len(table) and not known.any():
+        raise InputError(
+            f"{data.root / 'train/metadata.csv'} has no attribute of any train image (columns such as cell_size and "
+            "nucleus_shape), so that a generator cannot be conditioned on them; train with --condition class."
+        )
+    if not known.all():
+        left_out = table["label"][~known].value_counts(sort=False)
+        counts = ", ".join(f"{n} of {label}" for label, n in left_out.items())
+        note(f"Train images without any attribute are left out: {counts}.")
+    return replace(data, tables={**data.tables, "train": table[known].reset_index(drop=True)})
 
 
 def _means(totals: dict[str, Tensor], steps: int) -> dict[str, float]:

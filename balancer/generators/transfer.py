@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from balancer.data.attributes import N_VALUES
 from balancer.data.dataset import read_table
 from balancer.errors import InputError
 from balancer.generators.adversaries import Adversaries
@@ -59,6 +60,11 @@ class Source:
     def generator(self) -> str:
         """Name of the family."""
         return self.info["generator"]
+
+    @property
+    def condition(self) -> str:
+        """What it is told of an image: class or attributes (`GeneratorConfig.condition`)."""
+        return self.info["config"].get("condition", "class")
 
     def network_defaults(self) -> dict[str, int]:
         """The sizes of the networks by the names of GeneratorConfig: what a run that starts from here needs."""
@@ -192,11 +198,14 @@ def read_pickle(path: Path, classes: Sequence[str] | None = None) -> Source:
 
 
 class _Classes(NamedTuple):
-    """Where the entry of each class of a run is found among the source's: its index, or None for their mean."""
+    """Where the entry of each class of a run is found among the source's: its index, or None for their mean.
+
+    Where both are told attributes, their values stand for classes.
+    """
 
     source: tuple[int, ...]  # indices of the classes that the source was trained on
     match: tuple[int | None, ...]
-    n_source: int  # classes that the source's tensors have entries for
+    n_source: int  # classes, or values of attributes, that the source's tensors have entries for
 
     def carry(self, tensor: Tensor, axis: int, equalised: bool) -> Tensor:
         """The source's entries in the order of the run's classes."""
@@ -216,14 +225,20 @@ def initialise(adversaries: Adversaries, source: Source, classes: Sequence[str])
     from the same family, since another's judges by other features. Tensors are matched by name, which has the
     resolution in it. What exists per class is taken from the class of the same name, for other classes the mean of
     those that the source knows. Where the source has no classes, the latent's part of the mapping is copied, and the
-    class's part stays fresh. A resolution that the source's generator lacks begins by adding nothing to the image.
+    class's part stays fresh. Where one is told classes and the other attributes, what exists for each of these stays
+    fresh. A resolution that the source's generator lacks begins by adding nothing to the image.
 
     Raises InputError when the networks do not fit each other: another architecture or other sizes.
     """
     known = {label: source.info["classes"].index(label) for label in source.info["known"]}
-    matching = _Classes(
-        tuple(known.values()), tuple(known.get(label) for label in classes), len(source.info["classes"])
-    )
+    matching: _Classes | None = None
+    if adversaries.config.condition == source.condition == "attributes":
+        values = tuple(range(N_VALUES))
+        matching = _Classes(values, values, N_VALUES)
+    elif adversaries.config.condition == source.condition:
+        matching = _Classes(
+            tuple(known.values()), tuple(known.get(label) for label in classes), len(source.info["classes"])
+        )
     parts = {"G": "G_ema", "G_ema": "G_ema"}
     if adversaries.config.generator == source.generator:
         parts |= {
@@ -236,7 +251,7 @@ def initialise(adversaries: Adversaries, source: Source, classes: Sequence[str])
         for name, origin in parts.items()
     }
     _refuse_misfits(copied["G"], adversaries, source)
-    return " ".join(_sentences(copied, source, classes, known))
+    return " ".join(_sentences(copied, source, adversaries.config.condition, classes, known))
 
 
 class _Copied(NamedTuple):
@@ -248,7 +263,10 @@ class _Copied(NamedTuple):
     misfits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
-def _copy(module: nn.Module, weights: Mapping[str, Tensor], classes: _Classes, judges: bool) -> _Copied:
+def _copy(
+    module: nn.Module, weights: Mapping[str, Tensor], classes: _Classes | None, judges: bool
+) -> _Copied:
+    """Copy what fits by its name; what has an entry for each class only where `classes` says which is which."""
     target = _by_meaning(module.state_dict(), judges)
     origin = _by_meaning(weights, judges)
     fresh: list[str] = []
@@ -256,8 +274,11 @@ def _copy(module: nn.Module, weights: Mapping[str, Tensor], classes: _Classes, j
     for name, tensor in target.items():
         value = origin.get(name)
         axis = _class_axis(name)
-        if value is not None and axis is not None and value.shape[axis] == classes.n_source:
-            value = classes.carry(value, axis, equalised=name == "mapping.embed.weight")
+        if value is not None and axis is not None:
+            if classes is None:
+                value = None
+            elif value.shape[axis] == classes.n_source:
+                value = classes.carry(value, axis, equalised=name == "mapping.embed.weight")
         if value is not None and value.shape == tensor.shape:
             tensor.copy_(value)
         elif value is not None and name == "mapping.fc0.weight" and _lacks_class_part(value, origin, target):
@@ -325,8 +346,13 @@ def _shape(sizes: Sequence[int]) -> str:
 
 
 def _sentences(
-    copied: Mapping[str, _Copied], source: Source, classes: Sequence[str], known: Mapping[str, int]
+    copied: Mapping[str, _Copied],
+    source: Source,
+    condition: str,
+    classes: Sequence[str],
+    known: Mapping[str, int],
 ) -> Iterator[str]:
+    kinds = {"class": "classes", "attributes": "attributes"}
     yield f"The weights start from {source.path} ({source.generator})."
     for name, part in copied.items():
         if name == "G_ema":
@@ -338,7 +364,14 @@ def _sentences(
     if "D" not in copied:
         yield "The discriminator is fresh: the source has none of this family."
     if all(_class_axis(name) is None for name in source.weights["G_ema"]):
-        yield "The source has no classes: what tells them apart is fresh."
+        them = "them" if condition == "class" else "attributes"
+        yield f"The source has no classes: what tells {them} apart is fresh."
+        return
+    if condition != source.condition:
+        yield f"The source is told {kinds[source.condition]}: what tells {kinds[condition]} apart is fresh."
+        return
+    if condition == "attributes":
+        yield "The source is told the same attributes."
         return
     same, other = ([label for label in classes if (label in known) == wanted] for wanted in (True, False))
     if same:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
 import balancer.synth as synth
 from balancer.data import PreparedDataset, SyntheticSet
@@ -15,6 +20,7 @@ from balancer.errors import InputError
 from balancer.files import read_json, write_json
 from balancer.quality.backbones import FeatureFile
 from balancer.quality.folders import judge_folders
+from cli import balancer
 
 COUNTS = {
     "train": {"a": 20, "b": 20},
@@ -62,6 +68,33 @@ class Replaying:
         if self.blank:
             made[np.array(seeds) % 3 == 0] = 200
         return made
+
+
+@dataclass
+class Told(Replaying):
+    """The same, of a generator that is told attributes; keeps what was asked of it."""
+
+    asked: list = field(default_factory=list)
+
+    def generate_attributes(self, values, seeds, truncation, label):
+        self.asked.append((values, label))
+        return self.generate(label, seeds, truncation)
+
+
+@dataclass
+class Redness:
+    """A "model of images and texts" that finds what is red in any text, and in some attributes."""
+
+    text: str = "a red cell"
+    sha256: str = "5" * 64
+    attributes: dict = field(default_factory=dict)
+
+    def scores(self, images):
+        means = images.reshape(len(images), -1, 3).mean(1)
+        return means[:, 0] / means.sum(1)
+
+    def ranking(self, labels):
+        return sorted(labels, reverse=True)
 
 
 @pytest.fixture(autouse=True)
@@ -328,3 +361,169 @@ def test_images_treated_otherwise_are_not_mixed(setting):
     write_json(made.root / "dataset.json", info)
     with pytest.raises(InputError, match="holds images of another dataset"):
         run(labels=("b",))
+
+
+@pytest.fixture
+def told(setting, monkeypatch):
+    """The same setting with a generator that is told attributes."""
+    generator, run = setting
+    other = Told(**vars(generator) | {"info": generator.info | {"attributes": {}}})
+    monkeypatch.setattr(synth, "load_generator", lambda run, device: other)
+    return other, run
+
+
+def test_the_text_is_held_against_images_before_the_gate_sees_them(setting, monkeypatch):
+    generator, run = setting
+    notes, judged = [], []
+    monkeypatch.setattr(synth, "note", notes.append)
+    judge = synth.Gate.judge
+    monkeypatch.setattr(synth.Gate, "judge", lambda self, label, x: judged.append(x) or judge(self, label, x))
+    result = run(n=12, max_candidates=10, scorer=Redness(), allow_unverified=True)
+    data, made = PreparedDataset.load(generator.data["path"]), SyntheticSet.load(result.out)
+    least = np.percentile(Redness().scores(data.images_of("a", ["train"])[0]), 75)
+    assert len(made.table) == 12 and (made.table["text_similarity"] >= least - 1e-6).all()
+    rejected = pd.read_csv(result.out / "rejected/rejected.csv")
+    unfit = rejected[rejected["reason"].str.startswith("fits the text less than three of four real images")]
+    assert len(unfit) > 12 and (unfit["text_similarity"] < least + 1e-6).all()
+    assert unfit["nearest_train"].isna().all()  # the gate did not look at them
+    assert (Redness().scores(judged[-1]) >= least).all()
+    assert result.made["a"] == len(unfit) + len(judged[-1])
+    assert result.judgements["a"].n_candidates == len(judged[-1])
+    sentence = f"{len(unfit)} of {result.made['a']} candidates were not judged: each fits the text less than"
+    assert sentence in result.judgements["a"].reasons[-1] and sentence in notes[-1]
+    page = (result.out / "gate.html").read_text()
+    assert sentence in page and "Rejected: fits the text" not in page
+
+
+def test_a_text_stands_in_every_image_s_provenance_and_in_the_set_s(setting):
+    _, run = setting
+    result = run(n=8, scorer=Redness(), allow_unverified=True)
+    asked = read_json(result.out / "dataset.json")["synthesis"]["a"]["text"]
+    assert asked["text"] == "a red cell" and asked["scorer_sha256"] == "5" * 64 and asked["percentile"] == 75
+    for folder, table in (("train", "metadata.csv"), ("rejected", "rejected.csv")):
+        rows = pd.read_csv(result.out / folder / table)
+        for row in rows.head(5).itertuples():
+            with Image.open(result.out / folder / row.file_name) as image:
+                provenance = json.loads(image.text["hemabalance"])
+            assert provenance["text"] == asked | {"similarity": row.text_similarity}
+    plain = run(labels=("b",), n=8, allow_unverified=True)
+    assert "text" not in read_json(plain.out / "dataset.json")["synthesis"]["b"]
+    rows = SyntheticSet.load(plain.out).table
+    assert rows.loc[rows["label"] == "b", "text_similarity"].isna().all()
+
+
+def test_a_text_that_nothing_fits_leaves_nothing_to_judge(setting, monkeypatch):
+    generator, run = setting
+    notes = []
+    monkeypatch.setattr(synth, "note", notes.append)
+    generator.images["a"] = generator.images["a"][..., ::-1] // 2 + np.array([0, 100, 100], dtype=np.uint8)
+    result = run(n=8, max_candidates=3, scorer=Redness())
+    assert result.judgements["a"].verdict == "insufficient-data" and result.written == {"a": 0}
+    assert result.made == {"a": 24} and result.judgements["a"].n_candidates == 0
+    assert "24 of 24 candidates were not judged" in notes[-1] and "--max-candidates" in notes[-1]
+
+
+def test_attributes_of_the_text_are_asked_of_a_generator_that_is_told_them(told):
+    generator, run = told
+    scorer = Redness(attributes={"cell_size": "big", "granularity": "no"})
+    result = run(
+        n=8, scorer=scorer, attributes={"cytoplasm_vacuole": "yes", "cell_size": "big"}, allow_unverified=True
+    )
+    wanted = {"cell_size": "big", "cytoplasm_vacuole": "yes", "granularity": "no"}
+    assert generator.asked and all(asked == (wanted, "a") for asked in generator.asked)
+    assert read_json(result.out / "dataset.json")["synthesis"]["a"]["attributes"] == wanted
+    with Image.open(next((result.out / "train/a").iterdir())) as image:
+        assert json.loads(image.text["hemabalance"])["attributes"] == wanted
+    with pytest.raises(InputError, match="The text states cell_size=big, and --attributes cell_size=small"):
+        run(labels=("b",), scorer=scorer, attributes={"cell_size": "small"})
+    with pytest.raises(InputError, match="no value of cell_size 'huge'"):
+        run(labels=("b",), attributes={"cell_size": "huge"})
+
+
+def test_a_generator_that_is_told_classes_is_asked_for_no_attributes(setting):
+    _, run = setting
+    with pytest.raises(InputError, match="was trained with --condition class.*leave out --attributes"):
+        run(attributes={"cell_size": "big"})
+    assert run(n=8, scorer=Redness(attributes={"cell_size": "big"}), allow_unverified=True).written["a"] > 0
+
+
+def test_a_class_without_train_images_has_nothing_to_hold_the_text_against(make_dataset, setting, tmp_path):
+    generator, _ = setting
+    data = make_dataset(tmp_path / "gap", COUNTS | {"train": {"a": 0, "b": 20}})
+    generator.data = {"path": str(data.root), "fingerprint": data.fingerprint, "source": data.source}
+    with pytest.raises(InputError, match="no train image of a to hold the text against"):
+        synth.synthesise(
+            data, tmp_path / "run", ["a"], 4, tmp_path / "syn", extractor=MeanColours(), scorer=Redness()
+        )
+
+
+def call(*args, code=0):
+    result = CliRunner().invoke(balancer, [str(a) for a in args])
+    assert result.exit_code == code, result.output + result.stderr + repr(result.exception)
+    return result
+
+
+@pytest.fixture
+def at_the_command_line(told, tmp_path, monkeypatch):
+    """The setting as the command line finds it, with a scorer from a room that this one does not know."""
+    generator, _ = told
+    config = {"format": 1, "kind": "generator", "classes": ["a", "b"], "known": ["a", "b"]}
+    write_json(tmp_path / "run/config.json", config)
+    monkeypatch.setattr("balancer.quality.backbones.load_extractor", lambda name, device: MeanColours())
+    room = ModuleType("classifier.vision_language")
+    room.text_scorer = lambda run, text, device: Redness(
+        f"{text} ({run.name})", attributes={"cell_size": "big"}
+    )
+    monkeypatch.setitem(sys.modules, "classifier.vision_language", room)
+    options = ["--n", 8, "--run", tmp_path / "run", "--data", tmp_path / "data", "--out", tmp_path / "syn"]
+    return generator, [*options, "--allow-unverified"], tmp_path / "syn"
+
+
+def test_the_class_that_the_text_fits_best_is_taken_at_the_command_line(at_the_command_line):
+    _, options, out = at_the_command_line
+    result = call("synth", "--text", "red", "--scorer", "vlm", *options)
+    made = read_json(out / "dataset.json")["synthesis"]
+    assert list(made) == ["b"] and made["b"]["text"]["text"] == "red (vlm)"
+    assert made["b"]["attributes"] == {"cell_size": "big"}
+    assert "were not judged" in result.stdout
+    call("synth", "--text", "red", "--scorer", "vlm", "--class", "a", *options)
+    assert set(read_json(out / "dataset.json")["synthesis"]) == {"a", "b"}
+
+
+def test_a_text_chooses_among_the_classes_that_all_know(at_the_command_line, tmp_path, monkeypatch):
+    data, notes = PreparedDataset.load(tmp_path / "data"), []
+    monkeypatch.setattr(synth, "note", notes.append)
+    assert synth.class_for(Redness(), tmp_path / "run", data) == "b"
+    assert notes == ["Class: b, which the text fits best; then a."]
+    with monkeypatch.context() as patch:
+        patch.setattr(Redness, "ranking", lambda self, labels: [])
+        with pytest.raises(InputError, match=r"knows none of the classes of .*run \(a, b\).*give --class"):
+            synth.class_for(Redness(), tmp_path / "run", data)
+    write_json(tmp_path / "run/config.json", {"format": 1, "kind": "generator", "known": ["x"]})
+    with pytest.raises(InputError, match="have no class in common"):
+        synth.class_for(Redness(), tmp_path / "run", data)
+
+
+def test_attributes_are_asked_for_at_the_command_line(at_the_command_line):
+    generator, options, out = at_the_command_line
+    call("synth", "--class", "a", "--attributes", "nucleus_shape=irregular,cell_size=small", *options)
+    assert generator.asked[0] == ({"cell_size": "small", "nucleus_shape": "irregular"}, "a")
+    assert read_json(out / "dataset.json")["synthesis"]["a"]["attributes"]["cell_size"] == "small"
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ([], "Give --class: the images are judged against real ones"),
+        (["--attributes", "cell_size=big"], "Give --class: the images are judged against real ones"),
+        (["--class", "a", "--text", "red"], "give both, or neither"),
+        (["--class", "a", "--scorer", "vlm"], "give both, or neither"),
+        (["--class", "a", "--attributes", "big"], "'big' is not of the form attribute=value"),
+        (["--class", "a", "--attributes", "size=big"], "Did you mean 'cell_size'"),
+        (["--class", "a", "--attributes", "cell_size=bigg"], "Did you mean 'big'"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_a_sentence(at_the_command_line, args, sentence):
+    _, options, out = at_the_command_line
+    assert sentence in call("synth", *args, *options, code=2).stderr
+    assert not out.exists()

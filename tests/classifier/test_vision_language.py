@@ -16,6 +16,7 @@ from balancer import smear
 from balancer.data import PreparedDataset, prepare
 from balancer.data.attributes import ATTRIBUTES, attribute_indices
 from balancer.errors import InputError
+from classifier import vision_language
 from classifier.attributes import attribute_probabilities, evaluate_attributes
 from classifier.batches import Batch
 from classifier.captions import stated
@@ -245,6 +246,25 @@ def test_an_image_is_described_in_what_is_seen_and_apart_in_what_is_known(
         picture = np.asarray(Image.open(line["explanation"]))
         assert picture.shape[2] == 3 and picture.shape[0] > 3 * 192
     assert any(line["known"] for line in lines)
+
+
+def test_a_class_of_which_no_attribute_was_learned_is_not_described(
+    data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = {split: table.copy() for split, table in data.tables.items()}
+    train = tables["train"]
+    train.loc[train["label"] == "CLL", list(ATTRIBUTES)] = np.nan
+    run = train_run(replace(data, tables=tables), [], settings("joint"), tmp_path / "run")
+    notes: list[str] = []
+    monkeypatch.setattr(vision_language, "note", notes.append)
+    lines = list(describe_files(load_run(run), data.paths("test")))
+    of = {label: [line for line in lines if line["predicted"] == label] for label in LABELS}
+    assert of["CLL"] and all(line["attributes"] == {} and "ell" in line["sentence"] for line in of["CLL"])
+    assert all(stated(line["sentence"]) == {} for line in of["CLL"])
+    assert all(line["attributes"] for line in of["monocyte"])
+    assert notes == [
+        f"{len(of['CLL'])} images are not described: of what they are predicted as (CLL) no train image had attributes."
+    ]
 
 
 def test_a_text_finds_images_and_an_image_finds_captions(run: Path, data: PreparedDataset) -> None:

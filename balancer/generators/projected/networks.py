@@ -20,7 +20,8 @@ class Discriminator(nn.Module):
     Convolutions with spectral normalisation, batch normalisation and leaky rectifiers; before the last, the deviation
     within groups of images is appended (arXiv 1710.10196), without which images of a class shared their background.
     The `scale` that gives each map unit standard deviation is set by the first features that pass, and saved.
-    `condition` is the weight λ of the class; what is left, 1 − λ, goes to the mean over all classes.
+    `condition` is the weight λ of the class; what is left, 1 − λ, goes to the mean over all classes. Where attributes stand
+    for classes, a logit is the sum over the image's attributes over the root of their number: as large as one for a class.
     """
 
     scale: Tensor
@@ -36,9 +37,10 @@ class Discriminator(nn.Module):
         self.condition = 1.0
 
     def forward(self, features: list[Tensor], c: Tensor) -> Tensor:
-        """Maps of the pyramid and classes, one-hot N×classes, to float32 logits N×5, that of the finest map first."""
+        """Maps of the pyramid and classes, one-hot N×classes, or attributes, multi-hot N×values, to float32 logits N×5, that of the finest map first."""
         if not self.scale.any():
             self.scale.copy_(torch.stack([1 / x.detach().float().std() for x in features]))
+        c = F.normalize(c, dim=1)
         if self.condition < 1:
             c = self.condition * c + (1 - self.condition) / c.shape[1]
         with torch.autocast(c.device.type, self.dtype, enabled=self.dtype != torch.float32):

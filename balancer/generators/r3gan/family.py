@@ -16,7 +16,7 @@ from balancer.errors import InputError
 from balancer.generators.adversaries import Adversaries, Chunk
 from balancer.generators.augmentation import augmentation, p_is_free
 from balancer.generators.averaging import average_weights
-from balancer.generators.condition import check_condition, condition_share
+from balancer.generators.condition import check_condition, condition_share, refuse_attributes
 from balancer.generators.config import GeneratorConfig
 from balancer.generators.freezing import freeze_blocks, held
 from balancer.generators.r3gan.loss import gradient_penalty, relativistic
@@ -43,6 +43,7 @@ class R3GAN:
     """The family `r3gan` (arXiv 2501.05441)."""
 
     def resolve(self, config: GeneratorConfig, resolution: int) -> GeneratorConfig:
+        refuse_attributes(config)
         if config.classless_resolution:
             raise InputError(
                 f"The class enters the generator of {config.generator} at its first layer, so that no resolution can be "

@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 
 from balancer import smear
-from balancer.data.attributes import ATTRIBUTES, attribute_indices, attribute_values, check_attributes
+from balancer.data.attributes import (
+    ATTRIBUTES,
+    N_VALUES,
+    attribute_indices,
+    attribute_values,
+    check_attributes,
+    multi_hot,
+    read_attributes,
+)
 from balancer.errors import InputError
 from balancer.smear.attributes import describe
 
@@ -36,3 +44,28 @@ def test_a_value_outside_the_vocabulary_is_named_with_the_nearest() -> None:
     with pytest.raises(InputError, match="no attribute 'size'"):
         check_attributes({"size": "big"})
     assert list(check_attributes({"granularity": "no", "cell_size": "big"})) == ["cell_size", "granularity"]
+
+
+def test_vectors_have_an_entry_for_each_value_in_the_vocabulary_s_order() -> None:
+    names = [(name, value) for name, values in ATTRIBUTES.items() for value in values]
+    assert len(names) == N_VALUES == 31
+    for entry, (name, value) in enumerate(names):
+        vector = multi_hot(attribute_indices(pd.DataFrame([{name: value}]), "x"))
+        assert vector.dtype == np.float32 and np.array_equal(vector, np.eye(31)[[entry]])
+    cells = describe(smear.draw_cells({"CLL": 20, "AML": 20}, seed=0))
+    assert (multi_hot(attribute_indices(cells, "smear")).sum(1) == 11).all()
+    assert multi_hot(np.full((2, 11), -1)).sum() == 0 and multi_hot(np.empty((0, 11), int)).shape == (0, 31)
+
+
+def test_attributes_are_read_from_a_line_and_refused_with_a_sentence() -> None:
+    line = "cytoplasm_colour=light blue, cell_size = big"
+    assert read_attributes(line) == {"cell_size": "big", "cytoplasm_colour": "light blue"}
+    for wrong, sentence in (
+        ("", "'' is not of the form attribute=value"),
+        ("cell_size=big,granularity", "'granularity' is not of the form"),
+        ("cell_size=big,cell_size=small", "cell_size is named twice"),
+        ("size=big", "no attribute 'size'.*Did you mean 'cell_size'"),
+        ("cell_size=bigger", "no value of cell_size 'bigger'; known: big, small"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            read_attributes(wrong)

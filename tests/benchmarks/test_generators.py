@@ -68,7 +68,9 @@ def test_a_plain_step_computes_what_ours_computes_in_float32(name):
         with Convolutions() as seen[variant]:
             losses = [variant.step(step, data.chunks(step, CPU)) for step in range(2)]  # the first with R1
             seen[variant].losses = [float(x[key]) for x in losses for key in ("loss_g", "loss_d")]
-    assert seen[bare].losses == pytest.approx(seen[ours].losses, rel=2e-3)
+    assert seen[bare].losses[:2] == pytest.approx(seen[ours].losses[:2], rel=1e-5)
+    # Adam's first step is the sign of a gradient: one that is zero but for rounding moves its weight either way.
+    assert seen[bare].losses[2:] == pytest.approx(seen[ours].losses[2:], rel=5e-3)
     assert seen[bare].dtypes == {torch.float32}
     assert not seen[bare].channels_last
     assert seen[ours].channels_last

@@ -119,7 +119,7 @@ def compare(
         "arms": {name: asdict(arm) for name, arm in plan.items()},
         "seeds": all_seeds,
         "margin": margin,
-        "config": asdict(config) | {"preprocessing": list(config.preprocessing)},
+        "config": config.to_json(),
     }
     predictions = pd.concat(tables, ignore_index=True)
     (out / "report.json").unlink(missing_ok=True)
@@ -250,7 +250,7 @@ class _Trainer:
                 _TRAINING,
                 {
                     "arm": asdict(arm),
-                    "config": asdict(config),
+                    "config": config.to_json(),
                     "init": self.encoder.to_json() if self.encoder else None,
                     "data": self.data.fingerprint,
                     "classes": list(self.data.classes),

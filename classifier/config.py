@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 from balancer.errors import InputError, unknown_name
 from classifier.augmentation import AUGMENTATIONS
@@ -126,6 +126,10 @@ class TrainingConfig:
             augmentation=own.augmentation if self.augmentation == AUTO else self.augmentation,
             preprocessing=own.preprocessing if self.preprocessing == (AUTO,) else self.preprocessing,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings as JSON values: what reading them again gives."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def share(self, processes: int) -> int:
         """Images of a batch in one pass of one process; InputError where it does not divide (batch norm needs two)."""

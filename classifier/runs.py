@@ -110,7 +110,7 @@ def _training_of(
         }
         | ({"language": language.digest()} if language else {}),
         "synthetic": {str(images.root.absolute()): _counts(images) for images in synthetic},
-        "training": asdict(config),
+        "training": config.to_json(),
     }
 
 
@@ -196,7 +196,7 @@ def _describe(
         "to_um_per_pixel": data.info.get("to_um_per_pixel"),
         "stain": data.info.get("stain"),
         "transform": asdict(transform),
-        "training": asdict(config),
+        "training": config.to_json(),
         "init": encoder.to_json() if encoder else None,
         "best_step": best_step,
         "data": {

@@ -21,6 +21,7 @@ from classifier.attributes import attribute_probabilities, evaluate_attributes
 from classifier.batches import Batch
 from classifier.captions import stated
 from classifier.checkpoints import load_run
+from classifier.compare import compare
 from classifier.config import TrainingConfig
 from classifier.imbalance import CrossEntropy
 from classifier.language import (
@@ -377,3 +378,15 @@ def test_an_endpoint_is_named_by_model_and_url(
     config = settings("contrastive", captions="llm", endpoints=("localhost",))
     with pytest.raises(InputError, match="not of the form MODEL@URL"):
         language_for(config, data.tables["train"], lambda: data.images("train"), data.classes, data.root)
+
+
+def test_a_comparison_takes_a_head_and_its_jobs_know_what_was_said(
+    data: PreparedDataset, tmp_path: Path
+) -> None:
+    config = settings("text", arch="swin", steps=2, batch_size=8)
+    arms = ["unbalanced", "balanced-sampling"]
+    report = compare(data, [], tmp_path / "report", arms, 2, config)
+    assert set(report["arms"]) == set(arms)
+    jobs = [json.loads(path.read_text()) for path in tmp_path.glob("report/jobs/*/job.json")]
+    assert len(jobs) == 4 and len({job["inputs"]["language"] for job in jobs}) == 1
+    assert jobs[0]["inputs"]["language"] is not None and jobs[0]["inputs"]["config"]["head"] == "text"

@@ -67,6 +67,10 @@ class Scorer(Protocol):
         """Of these classes those that the model knows, by how well they fit the text, best first."""
         ...
 
+    def trained_on(self, data: PreparedDataset, split: str) -> list[str]:
+        """File names of the images of a split that the model was trained on, be it in other files."""
+        ...
+
 
 @dataclass(frozen=True)
 class Synthesis:
@@ -244,6 +248,8 @@ def synthesise(
     generator = load_generator(run, device)
     _check_fit(generator, data, labels)
     asked = _asked(generator, attributes or {}, scorer)
+    if scorer:
+        _check_scorer(scorer, data)
     refuse_existing(out, True, [data.root, generator.path])
     extractor = extractor or inception(device)
     if isinstance(extractor, FeatureFile):
@@ -341,6 +347,17 @@ def _asked(
         listed = ", ".join(f"{name}={value}" for name, value in asked.items())
         note(f"Attributes that the generator is asked for: {listed or 'none (the text states none)'}.")
     return asked
+
+
+def _check_scorer(scorer: Scorer, data: PreparedDataset) -> None:
+    """Refuse a scorer that knows the images which are to judge: what it keeps would be chosen by them."""
+    for split in ("test", "validation"):
+        if known := scorer.trained_on(data, split):
+            named = ", ".join(known[:3]) + (", …" if len(known) > 3 else "")
+            raise InputError(
+                f"The scorer was trained on {len(known)} images of {data.root / split} ({named}), be it in other files: what it "
+                f"keeps would be chosen by images that are to judge. Train it on the train split of {data.root}."
+            )
 
 
 def _least(scorer: Scorer, data: PreparedDataset, label: str, seed: int) -> float:

@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from balancer.errors import InputError
 
 BINS = 15
+UNSEEN_SHARE = 0.05  # of validation images that a class without train images may be given
 _LEAST, _MOST = 0.05, 20.0  # temperatures looked at
 _ROUNDING = 1e-9  # relative error of a product or quotient, with room to spare
 
@@ -42,6 +43,23 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
     found = minimize_scalar(loss, bounds=(math.log(_LEAST), math.log(_MOST)), method="bounded")
     return float(math.exp(found.x))
+
+
+def unseen_offsets(probabilities: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """What to add to the logits of classes that have no train image, float64 K; 0 for those `present` (bool K) in it.
+
+    A class that was never the answer of a training step loses to the others whatever an image shows (Chao et al. 2016,
+    arXiv 1605.04253, who take a constant off the logits of seen classes). Here its logit is moved so far that `UNSEEN_SHARE` of the
+    validation images, none of which is of it, would be called it: the price is fixed, and no image of the class is
+    needed. `probabilities`: float N×K of these images, N at least 1.
+    """
+    logits = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
+    offsets = np.zeros(len(present))
+    if present.any():
+        best = logits[:, present].max(axis=1)
+        for k in np.flatnonzero(~present):
+            offsets[k] = np.quantile(best - logits[:, k], UNSEEN_SHARE)
+    return offsets
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:

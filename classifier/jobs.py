@@ -82,6 +82,7 @@ def code_version() -> str:
         "arms",
         "augmentation",
         "batches",
+        "calibration",
         "config",
         "imbalance",
         "language",

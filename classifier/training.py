@@ -17,6 +17,7 @@ from balancer.generators.seeds import derive
 from balancer.progress import track
 from classifier import evaluation
 from classifier.batches import Batch, training_batches
+from classifier.calibration import unseen_offsets
 from classifier.config import TrainingConfig
 from classifier.imbalance import LDAM_SCALE, LOSSES, log_shares
 from classifier.language import Language
@@ -122,9 +123,18 @@ def fit(
         images.say_what_is_left(name)
     model = training.model
     model.load_state_dict(training.best)
-    return Fitted(
-        model.eval(), training.history, training.best_step, predict_probabilities(model, validation)
-    )
+    probabilities = predict_probabilities(model.eval(), validation)
+    if language is not None and not language.present.all():
+        let_unseen_in(model, unseen_offsets(probabilities, language.present))
+        probabilities = predict_probabilities(model, validation)
+    return Fitted(model, training.history, training.best_step, probabilities)
+
+
+def let_unseen_in(model: Classifier, offsets: np.ndarray) -> None:
+    """Add `offsets`, float K, to the logits of classes that are known by their sentences alone."""
+    assert isinstance(model.network, VisionLanguage)
+    head = model.network.by_sentence
+    head.offset.copy_(torch.from_numpy(offsets))
 
 
 def _key(metrics: dict[str, float]) -> tuple[float, float]:

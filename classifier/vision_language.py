@@ -14,14 +14,16 @@ from torch import Tensor
 
 from balancer.data import PreparedDataset
 from balancer.data.attributes import ATTRIBUTES, attribute_indices, attribute_values
+from balancer.data.dataset import read_table
 from balancer.data.decode import make_square
+from balancer.data.seen import Seen
 from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.progress import note
 from balancer.quality.features import file_sha256
 from classifier.attributes import AsPrepared, attribute_probabilities, embed_images
 from classifier.captions import check_text, class_knowledge, describe, stated
-from classifier.checkpoints import WEIGHTS, ClassifierRun, load_run
+from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
 from classifier.prediction import Draw, Line, predict_files
@@ -223,6 +225,12 @@ class TextScorer:
         known = [label for label in labels if label in self.run.classes]
         fit = self.run.language.by_sentence.embeddings.cpu().numpy() @ self._wanted
         return sorted(known, key=lambda label: -fit[self.run.classes.index(label)])
+
+    def trained_on(self, data: PreparedDataset, split: str) -> list[str]:
+        """File names of the images of a split that the run was trained on, be it in other files."""
+        table = read_table(self.run.root / SEEN, ["source_sha256", "split"])
+        trained = Seen.of(table[table["split"] != "validation"])
+        return trained.besides(self.run.config["data"]["fingerprint"], data).among(data, split)
 
 
 def text_scorer(run: Path, text: str, device: torch.device | str = "cpu") -> TextScorer:

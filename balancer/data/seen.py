@@ -43,7 +43,11 @@ class Seen:
     @classmethod
     def read(cls, path: Path) -> Seen:
         """Read a `seen.csv`; InputError when it is missing or damaged."""
-        table = read_table(path, ["source_sha256"])
+        return cls.of(read_table(path, ["source_sha256"]))
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Seen:
+        """The images of a table with the columns source_sha256 and, where it is known, perceptual_hash."""
         pictures = table.get(PERCEPTUAL_HASH, pd.Series(dtype=str)).dropna()
         return cls(frozenset(table["source_sha256"]), tuple(" ".join(pictures).split()))
 

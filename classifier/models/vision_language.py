@@ -25,15 +25,18 @@ VALUES = tuple(len(values) for values in ATTRIBUTES.values())
 class SentenceHead(nn.Module):
     """Image embeddings float B×E (unit length) → logits s·cos(z, t_k), float B×K, t_k the embeddings of the classes.
 
-    Liver-VLM's head: with cross-entropy, s learned. The embeddings lie here as a buffer, so that prediction reads no text.
+    Liver-VLM's head: with cross-entropy, s learned. The embeddings lie here as a buffer, so that prediction reads no text, and so
+    does what is added to the logits in eval mode (`calibration.unseen_offsets`; 0 for a class with train images).
     """
 
     embeddings: Tensor
+    offset: Tensor
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(math.log(_SCALE)))
         self.register_buffer("embeddings", torch.zeros(classes, width))
+        self.register_buffer("offset", torch.zeros(classes))
 
     @property
     def scale(self) -> Tensor:
@@ -41,7 +44,9 @@ class SentenceHead(nn.Module):
         return self.log_scale.exp().clamp(max=_MOST)
 
     def forward(self, z: Tensor, embeddings: Tensor | None = None) -> Tensor:
-        return self.scale * z @ (self.embeddings if embeddings is None else embeddings).T
+        if embeddings is not None:
+            return self.scale * z @ embeddings.T
+        return self.scale * z @ self.embeddings.T + self.offset
 
 
 class VisionLanguage(nn.Module):

@@ -88,6 +88,7 @@ class Redness:
     text: str = "a red cell"
     sha256: str = "5" * 64
     attributes: dict = field(default_factory=dict)
+    trained: dict = field(default_factory=dict)  # file names by split
 
     def scores(self, images):
         means = images.reshape(len(images), -1, 3).mean(1)
@@ -95,6 +96,9 @@ class Redness:
 
     def ranking(self, labels):
         return sorted(labels, reverse=True)
+
+    def trained_on(self, data, split):
+        return self.trained.get(split, [])
 
 
 @pytest.fixture(autouse=True)
@@ -393,6 +397,13 @@ def test_the_text_is_held_against_images_before_the_gate_sees_them(setting, monk
     assert sentence in result.judgements["a"].reasons[-1] and sentence in notes[-1]
     page = (result.out / "gate.html").read_text()
     assert sentence in page and "Rejected: fits the text" not in page
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_scorer_that_knows_judging_images_is_refused(setting, split):
+    _, run = setting
+    with pytest.raises(InputError, match=rf"trained on 2 images of .*{split} \(a/1.png, a/2.png\)"):
+        run(n=8, scorer=Redness(trained={split: ["a/1.png", "a/2.png"]}))
 
 
 def test_a_text_stands_in_every_image_s_provenance_and_in_the_set_s(setting):

@@ -6,6 +6,7 @@ import torch
 from scipy.special import softmax
 
 from balancer.errors import InputError
+from classifier import calibration
 from classifier.calibration import (
     conformal_limit,
     conformal_scores,
@@ -23,6 +24,17 @@ def drawn(n: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.nda
     logits = rng.normal(0, 1.5, (n, 5))
     labels = np.array([rng.choice(5, p=p) for p in softmax(logits, axis=1)])
     return softmax(logits * temperature, axis=1).astype(np.float32), labels
+
+
+def test_an_unseen_class_is_let_in_at_a_fixed_price() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (2000, 3)) - np.array([0, 6, 0])
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert (p.argmax(1) == 1).mean() < 0.01
+    offsets = calibration.unseen_offsets(p.astype(np.float32), np.array([True, False, True]))
+    assert offsets[0] == offsets[2] == 0
+    assert ((logits + offsets).argmax(1) == 1).mean() == pytest.approx(calibration.UNSEEN_SHARE, abs=0.002)
+    assert not calibration.unseen_offsets(p, np.array([True, True, True])).any()
 
 
 def test_the_temperature_that_spoilt_probabilities_is_found_again() -> None:

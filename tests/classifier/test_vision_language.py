@@ -329,6 +329,8 @@ def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedData
     assert scores.shape == (len(labels),) and (np.abs(scores) <= 1).all()
     assert scores[labels == "CLL"].mean() > scores[labels == "eosinophil"].mean()
     assert scorer.ranking(["eosinophil", "CLL", "unknown"]) == ["CLL", "eosinophil"]
+    assert scorer.trained_on(data, "test") == scorer.trained_on(data, "validation") == []
+    assert len(scorer.trained_on(data, "train")) == len(data.tables["train"])
     large = np.stack([np.asarray(Image.fromarray(x).resize((64, 64))) for x in data.images("test")[:4]])
     assert np.abs(scorer.scores(large) - scores[:4]).max() < 0.3
 

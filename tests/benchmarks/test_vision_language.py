@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from balancer import smear
-from benchmarks.vision_language import study, tables
+from benchmarks.vision_language import study, synthesis, tables
 from benchmarks.vision_language.study import CLASSES, Training, do, in_report_half, prepared, trainings
+from classifier.models.vision_language import VALUES
 
 
 @pytest.fixture
@@ -98,3 +100,32 @@ def test_an_interval_has_the_variance_of_images_and_seeds() -> None:
     )  # 3 degrees of freedom: 0.5 ± 3.18 × 0.29
     assert tables.interval(np.ones(6), np.repeat([0, 1], 3)) == "1.000 (no variation, 2 seeds)"
     assert tables.interval(np.array([1.0, 0.0]), np.zeros(2)) == "0.500 (1 seed)"
+
+
+def test_combinations_are_the_commonest_and_the_rarest_of_a_class(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthesis, "ASKED", ("granularity",))
+    data = prepared(small, small / "out", 32)
+    train = data.tables["train"]
+    train.loc[train["label"] == "monocyte", "granularity"] = ["yes"] * 4 + ["no"] * 5
+    monkeypatch.setattr(synthesis, "FEWEST", 4)
+    found = synthesis.combinations(data)
+    assert [values for label, values in found if label == "monocyte"] == [
+        {"granularity": "no"},
+        {"granularity": "yes"},
+    ]
+    assert [values for label, values in found if label == "eosinophil"] == [{"granularity": "yes"}]
+    real = synthesis.real(data, {"granularity": "yes"}, "eosinophil")
+    held = pd.concat([data.tables["validation"], data.tables["test"]])
+    assert len(real) == ((held["label"] == "eosinophil") & (held["granularity"] == "yes")).sum() > 0
+
+
+def test_what_is_shown_is_what_the_reader_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = [np.zeros((4, n)) for n in VALUES]
+    size, granularity = read[0], read[-1]
+    size[:, 0] = granularity[:3, 1] = 1  # all big, three of four granular
+    monkeypatch.setattr(synthesis, "attribute_probabilities", lambda model, images: read)
+    reader = SimpleNamespace(model=None)
+    assert synthesis.shown(reader, np.zeros(4), {"cell_size": "big", "granularity": "yes"}) == (7 / 8, 3 / 4)
+    assert synthesis.shown(reader, np.zeros(4), {"cell_size": "small"}) == (0, 0)

@@ -870,6 +870,9 @@ def _say_evaluation(result: dict[str, Any]) -> None:
         f"Test: macro-F1 {result['macro_f1']:.3f}, balanced accuracy {result['balanced_accuracy']:.3f}, "
         f"{result['images']} images."
     )
+    if "attributes" in result and result["attributes"]["mean"]["accuracy"] is not None:
+        mean = result["attributes"]["mean"]
+        click.echo(f"Attributes, mean of those that are known: accuracy {mean['accuracy']:.3f}, macro-F1 {mean['macro_f1']:.3f}, calibration error {mean['ece']:.3f}.")
     if "ece" not in result:  # of a run of before there was a calibration
         return
     ece, conformal = result["ece"], result["conformal"]

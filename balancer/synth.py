@@ -117,27 +117,29 @@ def choose_generator(
 ) -> tuple[Path, PreparedDataset]:
     """The generator run and the data to make images of `labels` (none: of any) with; notes say what was chosen.
 
-    Without `run` the newest under ./runs that knows the labels is taken, and where there are no runs the builtin
-    generator, as for a `run` of the name `builtin`. Without `data` that of the run is taken; the builtin has none.
+    Without `run` the newest under ./runs that knows the labels is taken, of those that were trained on `data` where it is
+    given, and where there are none the builtin generator, as for a `run` of the name `builtin`. Without `data` that of the
+    run is taken; the builtin has none.
     """
-    if run is None and find_runs(kind="generator"):
-        run = newest_generator(labels)
+    given = PreparedDataset.load(data) if data is not None else None
+    own = given.fingerprint if given else None
+    if run is None and any(own in (None, found.fingerprint) for found in find_runs(kind="generator")):
+        run = newest_generator(labels, fingerprint=own)
         knows = f" that knows {', '.join(labels)}" if labels else ""
         note(f"Generator: {run}, the newest under ./runs{knows}.")
     if run is None or str(run) == BUILTIN.name:
-        if data is None:
+        if given is None:
             why = "" if run else "There is no generator run under ./runs; "
             raise InputError(
                 f"{why}{'T' if run else 't'}he builtin generator comes without images: give --data, a prepared dataset "
                 "whose images the gate compares with."
             )
-        dataset = PreparedDataset.load(data)
-        shipped = builtin(dataset.resolution)
+        shipped = builtin(given.resolution)
         known = ", ".join(read_json(shipped / "config.json")["known"])
         note(f"Generator: the builtin one of {shipped.name} px, which knows {known}.")
-        return shipped, dataset
-    if data is not None:
-        return run, PreparedDataset.load(data)
+        return shipped, given
+    if given is not None:
+        return run, given
     dataset = data_of(run)
     note(f"Data: {dataset.root} ({dataset.source} images), which the generator was trained on.")
     return run, dataset

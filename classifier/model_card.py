@@ -11,6 +11,7 @@ from balancer.data import PreparedDataset
 from balancer.pages import templates
 from classifier.training import ENOUGH_TO_SELECT
 
+ROUGH_BELOW = 100  # validation images, by which a temperature and the 0.99 quantile of unlikeness are rough
 FEW = 30  # test images of a class, below which its figures are rough
 
 
@@ -41,6 +42,8 @@ def model_card(
         licence=data.info.get("licence"),
         rows=rows,
         few=FEW,
+        calibrated_on=sum(data.counts("validation").values()),
+        rough_below=ROUGH_BELOW,
         selected=min(data.counts("validation").values()) >= ENOUGH_TO_SELECT,
         enough=ENOUGH_TO_SELECT,
         most_confused=_most_confused(evaluation["confusion"]),

@@ -54,13 +54,17 @@ def find_runs(root: Path = RUNS, kind: Kind | None = None) -> list[Run]:
     return sorted(runs, key=lambda run: (-run.written, str(run.path)))
 
 
-def newest_run(kind: Kind, labels: Iterable[str] = (), root: Path = RUNS) -> Run:
-    """The newest run of this kind that knows all `labels`.
+def newest_run(
+    kind: Kind, labels: Iterable[str] = (), root: Path = RUNS, fingerprint: str | None = None
+) -> Run:
+    """The newest run of this kind that knows all `labels`, with `fingerprint` of those trained on that data.
 
     Raises InputError when there is none, or when runs of different data would fit: they are listed, for the user to
     choose with --run.
     """
     runs = find_runs(root, kind)
+    if fingerprint is not None:
+        runs = [run for run in runs if run.fingerprint == fingerprint]
     if not runs:
         raise InputError(f"There is no {kind} run under {root}; make one with `{_MAKE[kind]}` or give --run.")
     labels = list(labels)
@@ -78,9 +82,9 @@ def newest_run(kind: Kind, labels: Iterable[str] = (), root: Path = RUNS) -> Run
     return fitting[0]
 
 
-def newest_generator(labels: Iterable[str] = (), root: Path = RUNS) -> Path:
-    """Folder of the newest generator run that knows all `labels`; raises InputError as `newest_run` does."""
-    return newest_run("generator", labels, root).path
+def newest_generator(labels: Iterable[str] = (), root: Path = RUNS, fingerprint: str | None = None) -> Path:
+    """Folder of the newest generator run that `newest_run` finds; raises InputError as it does."""
+    return newest_run("generator", labels, root, fingerprint).path
 
 
 def newest_classifier(root: Path = RUNS) -> Path:

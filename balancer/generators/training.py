@@ -16,6 +16,7 @@ from torch import Tensor
 
 from balancer.data import PreparedDataset
 from balancer.data.attributes import UNKNOWN, attribute_indices
+from balancer.data.seen import Seen
 from balancer.errors import InputError
 from balancer.files import new_directory, read_json
 from balancer.generators import registry
@@ -167,11 +168,25 @@ def plan(
         started = initialise(adversaries, init, data.classes)
         if group.is_main_process:
             note(started)
+            _say_what_was_seen(init, data)
     about = describe(data, config, origin)
     real = {label: spread(batches.views(data.class_index(label), REAL)) for label in about["known"]}
     run = RunFolder(out, family, config, about, real)
     start = run.restore(adversaries) if resume else 0
     return Plan(run, data, batches, adversaries, start, resume, device)
+
+
+def _say_what_was_seen(init: Source, data: PreparedDataset) -> None:
+    """Tell beforehand when a comparison will refuse what the run makes, for what its first weights were trained on."""
+    seen = Seen.of(init.seen)
+    known = {split: len(seen.among(data, split)) for split in ("validation", "test")}
+    if any(known.values()):
+        counts = " and ".join(f"{n} of {split}" for split, n in known.items() if n)
+        note(
+            f"The weights of {init.path} were trained on images of {data.root} outside its train split ({counts}), be it in other "
+            "files: `classifier compare` will refuse the synthetic images of this run. Train from scratch, or prepare the data "
+            "without these images."
+        )
 
 
 def _attributes(data: PreparedDataset) -> np.ndarray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -538,3 +540,25 @@ def test_what_cannot_be_asked_for_is_a_sentence(at_the_command_line, args, sente
     _, options, out = at_the_command_line
     assert sentence in call("synth", *args, *options, code=2).stderr
     assert not out.exists()
+
+
+def test_with_data_the_newest_run_on_it_is_taken_or_else_the_builtin(setting, tmp_path, monkeypatch):
+    generator, _ = setting
+    root = Path(generator.data["path"])
+    own = PreparedDataset.load(root).fingerprint
+    for age, (name, fingerprint) in enumerate((("other", "f" * 64), ("mine", own))):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        config = {
+            "kind": "generator",
+            "classes": ["a"],
+            "data": {"path": str(root), "fingerprint": fingerprint},
+        }
+        (folder / "config.json").write_text(json.dumps(config))
+        os.utime(folder / "config.json", (10**9 - age, 10**9 - age))
+    monkeypatch.chdir(tmp_path)
+    assert synth.choose_generator(None, root, ["a"])[0] == Path("runs/mine")
+    shutil.rmtree(tmp_path / "runs/mine")
+    monkeypatch.setattr("balancer.synth.builtin", lambda resolution: tmp_path / "runs/other")
+    (tmp_path / "runs/other/config.json").write_text(json.dumps({"known": ["a"]}))
+    assert synth.choose_generator(None, root, ["a"])[0] == tmp_path / "runs/other"

@@ -104,3 +104,11 @@ def test_paths_are_files_folders_and_patterns(tmp_path: Path) -> None:
     for nothing in ("none.png", "none/*.png", "a/*.txt"):
         with pytest.raises(InputError, match="names no image"):
             expand_paths([tmp_path / nothing])
+
+
+def test_of_named_data_only_the_runs_on_it_count(tmp_path: Path) -> None:
+    run(tmp_path, "one", 1, ["a"], data="pbc")
+    two = run(tmp_path, "two", 2, ["a"], data="smear")
+    assert newest_generator(["a"], tmp_path, fingerprint="smear") == two
+    with pytest.raises(InputError, match="balancer train"):
+        newest_generator(["a"], tmp_path, fingerprint="other")

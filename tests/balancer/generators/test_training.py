@@ -255,3 +255,14 @@ def test_a_truncated_checkpoint_is_a_sentence(run, tmp_path):
     (tmp_path / "generator.safetensors").write_bytes((run / "generator.safetensors").read_bytes()[:500])
     with pytest.raises(InputError, match="damaged"):
         load_generator(tmp_path)
+
+
+def test_what_the_first_weights_saw_of_judging_images_is_said_beforehand(data, run, tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr("balancer.generators.training.note", notes.append)
+    source = read_source(run, 16)
+    plan(data, CONFIG, tmp_path / "a", init=source)
+    assert not any("will refuse" in sentence for sentence in notes)
+    both = pd.concat([source.seen, data.tables["test"].iloc[:2][["source_sha256", "label", "file_name"]]])
+    plan(data, CONFIG, tmp_path / "b", init=replace(source, seen=both))
+    assert "outside its train split (2 of test)" in notes[-1] and "will refuse" in notes[-1]

@@ -69,6 +69,12 @@ class Kept:
         aside.rename(self.carried)
 
 
+def labelled(found: pd.DataFrame, units: Iterable[Keyed], names: Sequence[str]) -> pd.DataFrame:
+    """Tables with what their training stands for, its attributes `names`; once for each unit that has the training's key."""
+    rows = [{"key": unit.key} | {name: getattr(unit, name) for name in names} for unit in units]
+    return pd.DataFrame(rows).merge(found, on="key")
+
+
 def do_all(
     units: Iterable[U], do: Callable[[U], pd.DataFrame], kept: Kept, workers: int, budget: float | None
 ) -> None:
@@ -94,7 +100,7 @@ class Study(Protocol):
 
     STAGES: Sequence[str]
     trainings: Callable[[str], Iterable[Any]]  # those of a stage
-    keys: Callable[[], set[str]]  # of all trainings
+    every: Callable[[], Sequence[Any]]  # all of them
     prepare_all: Callable[
         [Iterable[Any], Path, Path], None
     ]  # the data of trainings, from the sets, in the output
@@ -124,7 +130,7 @@ def main(
         study.prepare_all(units, sets, out)
         do_all(units, partial(study.do, sets=sets, out=out), kept, options.workers, options.budget)
         return
-    found = kept.read(study.keys())
+    found = kept.read({unit.key for unit in study.every()})
     if found.empty:
         parser.error(f"{out} holds no finished training yet; begin with `run`")
     text = page(found)

@@ -117,20 +117,12 @@ def trainings(stage: str) -> Iterator[Training]:
         raise ValueError(stage)
 
 
-def keys() -> set[str]:
-    """The keys of all trainings of the study."""
-    return {unit.key for stage in STAGES for unit in trainings(stage)}
+NAMES = ("stage", "dataset", "name", "seed", "share")  # what a training stands for in the page
 
 
-def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Predictions with what their training stands for: stage, dataset, name, seed, share; once for each stage that has it."""
-    rows = [
-        {"key": unit.key}
-        | {name: getattr(unit, name) for name in ("stage", "dataset", "name", "seed", "share")}
-        for stage in STAGES
-        for unit in trainings(stage)
-    ]
-    return pd.DataFrame(rows).merge(predictions, on="key")
+def every() -> list[Training]:
+    """All trainings of the study."""
+    return [unit for stage in STAGES for unit in trainings(stage)]
 
 
 def prepared(sets: Path, out: Path, name: str) -> PreparedDataset:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
-from benchmarks.classifiers.study import COMPARED, LONG, SEEDS, STEPS, UNSEEN, keys, labelled
+from benchmarks.classifiers.study import COMPARED, LONG, NAMES, SEEDS, STEPS, UNSEEN, every
+from benchmarks.kept import labelled
 from benchmarks.parts import markdown_table
 from classifier import calibration, evaluation
 
@@ -24,8 +25,8 @@ def page(predictions: pd.DataFrame) -> str:
     """The Markdown page: a section for each stage that has results. `predictions` as `study.do` gives them."""
     done = predictions.groupby("key").first()
     hours = done["seconds"].sum() / 3600
-    planned = len(keys())
-    predictions = labelled(predictions)
+    planned = len({unit.key for unit in every()})
+    predictions = labelled(predictions, every(), NAMES)
     head = (
         "# The classifiers, measured\n\n"
         f"{len(done)} of {planned} trainings at 64 px from scratch, {hours:.1f} hours of one core. Mean of {len(SEEDS)} seeds and 95 % "

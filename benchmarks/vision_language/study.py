@@ -117,20 +117,12 @@ def trainings(stage: str) -> Iterator[Training]:
         raise ValueError(stage)
 
 
-def keys() -> set[str]:
-    """The keys of all trainings of the study."""
-    return {unit.key for stage in STAGES for unit in trainings(stage)}
+NAMES = ("stage", "name", "left_out", "share", "seed")  # what a training stands for in the page
 
 
-def labelled(found: pd.DataFrame) -> pd.DataFrame:
-    """What the trainings gave, with what they stand for: stage, name, left_out, share, seed."""
-    rows = [
-        {"key": unit.key}
-        | {name: getattr(unit, name) for name in ("stage", "name", "left_out", "share", "seed")}
-        for stage in STAGES
-        for unit in trainings(stage)
-    ]
-    return pd.DataFrame(rows).merge(found, on="key")
+def every() -> list[Training]:
+    """All trainings of the study."""
+    return [unit for stage in STAGES for unit in trainings(stage)]
 
 
 def prepared(sets: Path, out: Path, resolution: int, left_out: str = "") -> PreparedDataset:

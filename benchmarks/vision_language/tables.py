@@ -8,16 +8,17 @@ from scipy import stats
 
 from balancer.data.attributes import ATTRIBUTES
 from benchmarks.classifiers.tables import estimate
+from benchmarks.kept import labelled
 from benchmarks.parts import markdown_table
 from benchmarks.vision_language.study import (
     CLASS_PREDICTION,
     CLASSES,
+    NAMES,
     NEW_WORDS,
     RETRIEVAL,
     SEEDS,
     UNSEEN,
-    keys,
-    labelled,
+    every,
 )
 from classifier import calibration, evaluation
 
@@ -29,10 +30,10 @@ PUBLISHED = (0.9409, 0.9127)  # accuracy and macro-F1, WBCAtt's ResNet-50 with I
 def page(found: pd.DataFrame) -> str:
     """The Markdown page: a section for each stage that has results. `found` as `study.do` gives it."""
     hours = found.groupby("key")["seconds"].first().sum() / 3600
-    rows = labelled(found)
+    rows = labelled(found, every(), NAMES)
     head = (
         "# Vision and language, measured\n\n"
-        f"{found['key'].nunique()} of {len(keys())} trainings, {hours:.1f} hours of one core, from scratch on PBC with WBCAtt's "
+        f"{found['key'].nunique()} of {len({unit.key for unit in every()})} trainings, {hours:.1f} hours of one core, from scratch on PBC with WBCAtt's "
         "attributes: trained on its train split, chosen on one half of its val split, reported on the other (by a hash of the "
         f"file's name). Mean of {len(SEEDS)} seeds and 95 % interval over images and seeds; fewer seeds are named, and one has "
         f"no interval. `{UNSEEN}` was not trained on; its own scale and stain are left as they are.\n"

@@ -97,11 +97,10 @@ def language_for(
         def asked(captions: Sequence[str], values: Sequence[Mapping[str, str]]) -> list[str]:
             return rewrite(captions, values, endpoints, kept, config.seed)
 
-    # Sentences by which a class is to be recognised unseen do not name it: the name would be a word never learned.
-    named = config.head != "contrastive"
+    taught = config.head != "contrastive"
     if config.captions == "measured":
         rows = with_measured(rows, images(), where)
-    return language_of(rows, classes, where, config.text_encoder, given, named, asked)
+    return language_of(rows, classes, where, config.text_encoder, given, taught, asked)
 
 
 def _endpoint(text: str) -> Endpoint:
@@ -141,18 +140,20 @@ def language_of(
     where: Path | str,
     encoder: str,
     given: Mapping[str, Sequence[str]] | None = None,
-    named: bool = True,
+    taught: bool = True,
     reword: Rewrite | None = None,
 ) -> Language:
     """The language of a training on the images of `rows`: a label for each, and attributes in columns of their names.
 
     An image with known attributes is captioned by them, any other by the sentences of its class. `given`: sentences of one's
-    own by label. `named`: whether the others name their class. `reword` gives the captions by attributes other words. The same arguments give the same captions. `where` the
+    own by label. `taught`: whether the training learns the sentences
+    of classes that have images. Only then the others name their class; a name that is never learned would say nothing, and a
+    text encoder that is trained here takes words that no image is told as unknown. `reword` gives the captions by attributes other words. The same arguments give the same captions. `where` the
     rows come from is for the errors: InputError for attributes outside the vocabulary, for a class of which
     nothing is known or given, and for an `encoder` that does not exist or cannot be had.
     """
     attributes = attribute_indices(rows, where)
-    sentences = {label: tuple(class_sentences(label, SENTENCES, 0, given, named)) for label in classes}
+    sentences = {label: tuple(class_sentences(label, SENTENCES, 0, given, taught)) for label in classes}
     values = [attribute_values(row) for row in attributes]
     labels = rows["label"].tolist()
     captions = [
@@ -162,14 +163,16 @@ def language_of(
     if reword is not None:
         captions = _reworded(captions, values, reword)
     said = [json.dumps(value) if value else label for value, label in zip(values, labels, strict=True)]
-    corpus = [text for texts in [*captions, *sentences.values()] for text in texts]
+    present = np.isin(classes, labels)
+    learned = [sentences[label] for label, there in zip(classes, present, strict=True) if there and taught]
+    corpus = [text for texts in [*captions, *learned] for text in texts]
     return Language(
         make_reader(encoder, corpus),
         tuple(sentences[label] for label in classes),
         attributes,
         tuple(captions),
         pd.factorize(pd.Series(said))[0].astype(np.int64),
-        np.isin(classes, labels),
+        present,
         np.isin(classes, [label for label, value in zip(labels, values, strict=True) if value]),
     )
 

@@ -106,6 +106,18 @@ def test_images_without_attributes_have_the_sentences_of_their_class() -> None:
     assert said.present.tolist() == [True, True, False]
 
 
+def test_words_that_no_image_is_told_are_unknown() -> None:
+    rows = pd.DataFrame({"label": ["basophil"] * 2, "granularity": ["yes", "no"]})
+    given = {"basophil": ["A dusky one."], "monocyte": ["A zebra."]}
+    known = {}
+    for taught in (True, False):
+        said = language_of(rows, ("basophil", "monocyte"), "x.csv", "small", given, taught)
+        assert isinstance(said.reader, WordReader)
+        known[taught] = set(said.reader.vocabulary)
+    assert "dusky" in known[True] and "zebra" not in known[True]
+    assert known[False] == known[True] - {"dusky", "one"} and "granules" in known[False]
+
+
 def test_a_language_model_is_asked_once_for_each_caption_by_attributes() -> None:
     rows = pd.DataFrame({"label": ["basophil"] * 3, "granularity": ["yes", "yes", None]})
     asked: list[str] = []

@@ -37,6 +37,7 @@ from benchmarks.parts import markdown_table
 from classifier.batches import training_batches
 from classifier.config import TrainingConfig
 from classifier.imbalance import LOSSES
+from classifier.objectives import Classification
 from classifier.state import Training
 from classifier.training import build, update
 from classifier.transforms import Transform
@@ -98,11 +99,11 @@ def our_loop(name: str, images: np.ndarray, labels: np.ndarray, precision: str) 
     ).resolved()
     transform = Transform(config.augmentation)
     training = Training(config, build(config, int(labels.max()) + 1, images.shape[1], transform))
-    criterion = LOSSES[config.loss](np.bincount(labels))
+    objective = Classification(LOSSES[config.loss](np.bincount(labels)))
     drawn = training_batches(images, labels, config, transform, training.generator, 0)
 
     def step() -> None:
-        update(training, next(drawn), criterion, config)
+        update(training, next(drawn), objective, config)
         training.losses.clear()
 
     return step

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,6 +18,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from balancer.files import new_directory, write_text
 from benchmarks.parts import sets_option
+from classifier.config import TrainingConfig
 
 
 class Keyed(Protocol):
@@ -30,6 +34,16 @@ class Keyed(Protocol):
 
 
 U = TypeVar("U", bound=Keyed)
+
+
+def key_of(config: TrainingConfig, **about: Any) -> str:
+    """SHA-256 (hex, 16 digits) over what a training depends on: `about` it, and the settings that are not the default.
+
+    A setting that comes later, and is the default in all that was trained before, changes no key.
+    """
+    default = asdict(TrainingConfig())
+    settings = {name: value for name, value in asdict(config).items() if value != default[name]}
+    return hashlib.sha256(json.dumps(about | {"config": settings}, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Kept:

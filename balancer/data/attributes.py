@@ -52,7 +52,7 @@ def attribute_indices(table: pd.DataFrame, where: Path | str) -> np.ndarray:
         for value in texts.unique():
             if value not in values:
                 problem = unknown_name(f"value of {name}", value, values)
-                raise InputError(f"{where} is outside the vocabulary of attributes. {problem}")
+                raise InputError(f"{where} has what is outside the vocabulary of attributes. {problem}")
         indices[known, k] = texts.map(values.index).to_numpy(dtype=np.int64)
     return indices
 

@@ -6,11 +6,9 @@ not train again, on this machine or another.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import pandas as pd
 
 from balancer.data import ImageStore, PreparedDataset, prepare
 from balancer.files import write_text
+from benchmarks.kept import key_of
 from classifier import calibration, training
 from classifier.arms import CHEAP
 from classifier.jobs import code_version
@@ -73,9 +72,13 @@ class Training:
     @property
     def key(self) -> str:
         """SHA-256 (hex, 16 digits) over all that the training depends on."""
-        about = {"dataset": self.dataset, "share": self.share, "pretrained": self.pretrained}
-        about |= {"config": asdict(self.config), "resolution": RESOLUTION}
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        return key_of(
+            self.config,
+            dataset=self.dataset,
+            share=self.share,
+            pretrained=self.pretrained,
+            resolution=RESOLUTION,
+        )
 
 
 def trainings(stage: str) -> Iterator[Training]:

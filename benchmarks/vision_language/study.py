@@ -7,11 +7,10 @@ the other, the halves by a hash of the file's name.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from balancer.data import ImageStore, PreparedDataset, prepare
 from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values
 from balancer.files import write_csv
 from benchmarks.classifiers.study import subset
+from benchmarks.kept import key_of
 from classifier import training
 from classifier.attributes import attribute_probabilities, calibrate_attributes, embed_images
 from classifier.captions import class_sentences, describe
@@ -72,13 +72,7 @@ class Training:
     @property
     def key(self) -> str:
         """SHA-256 (hex, 16 digits) over all that the training depends on."""
-        about: dict[str, Any] = {
-            "resolution": self.resolution,
-            "left_out": self.left_out,
-            "share": self.share,
-        }
-        about["config"] = asdict(self.config)
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        return key_of(self.config, resolution=self.resolution, left_out=self.left_out, share=self.share)
 
 
 def trainings(stage: str) -> Iterator[Training]:

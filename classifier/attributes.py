@@ -30,31 +30,28 @@ class AsPrepared(Prepared):
         return self.images[indices]
 
 
-def features_of(model: Classifier, images: Images) -> Tensor:
-    """What the heads read of images, prepared or not: float32 N×D, on the model's device."""
+def features_of(model: Classifier, images: Images, indices: np.ndarray | None = None) -> Tensor:
+    """What the heads read of images, prepared or not: float32 N×D, on the model's device; `indices` (int N) says of which."""
     network = model.network
     assert isinstance(network, VisionLanguage)
     prepared = images if isinstance(images, Prepared) else Prepared(images, model.transform)
+    indices = np.arange(len(images)) if indices is None else indices
     device = next(model.parameters()).device
     model.eval()
+    parts = []
     with torch.inference_mode():
-        parts = [
-            network.features(
-                model.transform.normalise(
-                    torch.from_numpy(prepared[np.arange(start, min(start + _BATCH, len(images)))]).to(device)
-                )
-            )
-            for start in range(0, len(images), _BATCH)
-        ]
+        for start in range(0, len(indices), _BATCH):
+            pixels = torch.from_numpy(prepared[indices[start : start + _BATCH]]).to(device)
+            parts.append(network.features(model.transform.normalise(pixels)))
     return torch.cat(parts)
 
 
-def embed_images(model: Classifier, images: Images) -> np.ndarray:
-    """Embeddings of images beside texts: float32 N×E of unit length."""
+def embed_images(model: Classifier, images: Images, indices: np.ndarray | None = None) -> np.ndarray:
+    """Embeddings of images beside texts: float32 N×E of unit length; `indices` (int N) says of which."""
     network = model.network
     assert isinstance(network, VisionLanguage)
     with torch.inference_mode():
-        return network.embed(features_of(model, images)).cpu().numpy()
+        return network.embed(features_of(model, images, indices)).cpu().numpy()
 
 
 def attribute_probabilities(model: Classifier, images: Images) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from balancer.errors import InputError
 
 BINS = 15
+_NO_SPREAD = 1e-6
 UNSEEN_SHARE = 0.05  # of validation images that a class without train images may be given
 _LEAST, _MOST = 0.05, 20.0  # temperatures looked at
 _ROUNDING = 1e-9  # relative error of a product or quotient, with room to spare
@@ -45,21 +46,23 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(math.exp(found.x))
 
 
-def unseen_offsets(probabilities: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """What to add to the logits of classes that have no train image, float64 K; 0 for those `present` (bool K) in it.
+def unseen_rule(logits: np.ndarray, novelty: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """By which rule a class without train images is the answer: w, v and t, float64 3×K, 0 for those `present` (bool K).
 
-    A class that was never the answer of a training step loses to the others whatever an image shows (Chao et al. 2016,
-    arXiv 1605.04253, who take a constant off the logits of seen classes). Here its logit is moved so far that `UNSEEN_SHARE` of the
-    validation images, none of which is of it, would be called it: the price is fixed, and no image of the class is
-    needed. `probabilities`: float N×K of these images, N at least 1.
+    From the validation images, none of which is of such a class, N at least 2: `logits` of their sentences, float N×K, and how
+    unlike the train images they are, float N. The class k is the answer where w (l_k − max l_j) + v ν ≥ t, j over the
+    classes with images: both in units of their standard deviation, and t such that `UNSEEN_SHARE` of the validation images
+    would be given to k. The price is fixed, and no image of the class is needed. That novelty should open the way to unseen
+    classes is from Socher et al. 2013 (arXiv 1301.3666); the sum is ours.
     """
-    logits = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
-    offsets = np.zeros(len(present))
-    if present.any():
-        best = logits[:, present].max(axis=1)
-        for k in np.flatnonzero(~present):
-            offsets[k] = np.quantile(best - logits[:, k], UNSEEN_SHARE)
-    return offsets
+    rule = np.zeros((3, len(present)))
+    if not present.any():
+        return rule
+    for k in np.flatnonzero(~present):
+        margin = logits[:, k] - logits[:, present].max(axis=1)
+        w, v = (1 / max(float(values.std()), _NO_SPREAD) for values in (margin, novelty))
+        rule[:, k] = w, v, np.quantile(w * margin + v * novelty, 1 - UNSEEN_SHARE)
+    return rule
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:

@@ -92,8 +92,8 @@ def load_run(run: Path) -> ClassifierRun:
         head, reader = config["training"].get("head", CLASS), None
         if head != CLASS:
             reader = reader_from_json(config["language"]["reader"])
-            sentences = tensors["sentences"]
-            network = VisionLanguage(network, len(classes), head, reader.tower(WIDTH), sentences)
+            sentences, memory = tensors["sentences"], len(tensors["by_sentence.memory"])
+            network = VisionLanguage(network, len(classes), head, reader.tower(WIDTH), sentences, memory)
         measured = {
             name.removeprefix(_RELIABILITY): tensors.pop(name).numpy()
             for name in list(tensors)

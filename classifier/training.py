@@ -16,8 +16,9 @@ from balancer.generators.processes import average_over_processes, buffers_togeth
 from balancer.generators.seeds import derive
 from balancer.progress import track
 from classifier import evaluation
+from classifier.attributes import embed_images
 from classifier.batches import Batch, training_batches
-from classifier.calibration import unseen_offsets
+from classifier.calibration import unseen_rule
 from classifier.config import TrainingConfig
 from classifier.imbalance import LDAM_SCALE, LOSSES, log_shares
 from classifier.language import Language
@@ -31,6 +32,7 @@ from classifier.pretrained import PretrainedEncoder
 from classifier.state import StateFile, Training
 from classifier.transforms import Images, Prepared, Transform
 
+REMEMBERED = 1024  # train images, evenly over all, that new ones are compared with where a class has none
 ENOUGH_TO_SELECT = 10  # validation images of every class, below which a macro-F1 is too noisy to choose by
 
 
@@ -123,18 +125,24 @@ def fit(
         images.say_what_is_left(name)
     model = training.model
     model.load_state_dict(training.best)
-    probabilities = predict_probabilities(model.eval(), validation)
+    model.eval()
     if language is not None and not language.present.all():
-        let_unseen_in(model, unseen_offsets(probabilities, language.present))
-        probabilities = predict_probabilities(model, validation)
-    return Fitted(model, training.history, training.best_step, probabilities)
+        let_unseen_in(model, train, validation, language.present)
+    return Fitted(model, training.history, training.best_step, predict_probabilities(model, validation))
 
 
-def let_unseen_in(model: Classifier, offsets: np.ndarray) -> None:
-    """Add `offsets`, float K, to the logits of classes that are known by their sentences alone."""
+def let_unseen_in(model: Classifier, train: Prepared, validation: Prepared, present: np.ndarray) -> None:
+    """Let classes be predicted that are known by their sentences alone; `present`: bool K, which have train images."""
     assert isinstance(model.network, VisionLanguage)
     head = model.network.by_sentence
-    head.offset.copy_(torch.from_numpy(offsets))
+    remembered = np.unique(np.linspace(0, len(train) - 1, REMEMBERED).astype(int))
+    memory = torch.from_numpy(embed_images(model, train, remembered)).to(head.rule.device)
+    z = torch.from_numpy(embed_images(model, validation)).to(memory)
+    with torch.inference_mode():
+        logits = head(z)  # those of the sentences: nothing is remembered yet
+        head.memory = memory
+        novelty = head.novelty(z)
+    head.rule = torch.from_numpy(unseen_rule(logits.cpu().numpy(), novelty.cpu().numpy(), present)).to(memory)
 
 
 def _key(metrics: dict[str, float]) -> tuple[float, float]:

@@ -18,6 +18,7 @@ READ_ATTRIBUTES = ("attributes", "joint")  # the heads that learn them
 READ_TEXT = ("text", "contrastive", "joint")
 WIDTH = 128  # of the space that images and texts share
 _SCALE = 1 / 0.07  # of the cosines at the start (CLIP, arXiv 2103.00020)
+_NEIGHBOURS = 5
 _MOST = 100.0  # that the scale may become
 VALUES = tuple(len(values) for values in ATTRIBUTES.values())
 
@@ -25,18 +26,28 @@ VALUES = tuple(len(values) for values in ATTRIBUTES.values())
 class SentenceHead(nn.Module):
     """Image embeddings float B×E (unit length) → logits s·cos(z, t_k), float B×K, t_k the embeddings of the classes.
 
-    Liver-VLM's head: with cross-entropy, s learned. The embeddings lie here as a buffer, so that prediction reads no text, and so
-    does what is added to the logits in eval mode (`calibration.unseen_offsets`; 0 for a class with train images).
+    Liver-VLM's head: with cross-entropy, s learned. The embeddings lie here as a buffer, so that prediction reads no text.
+
+    A class without train images was never the answer of a training step, and loses to the others whatever an image shows. In
+    eval mode, once there are a memory and a rule, its logit is instead the highest of the others, plus
+
+        w_k (l_k − max_j l_j) + v ν(z) − t_k,    ν(z): one minus the cosine of z and the 5th nearest train image
+
+    so that it wins for images that are like its sentences and unlike what was trained on (`calibration.unseen_rule`).
     """
 
     embeddings: Tensor
-    offset: Tensor
+    memory: Tensor
+    rule: Tensor
 
-    def __init__(self, classes: int, width: int) -> None:
+    def __init__(self, classes: int, width: int, memory: int = 0) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(math.log(_SCALE)))
         self.register_buffer("embeddings", torch.zeros(classes, width))
-        self.register_buffer("offset", torch.zeros(classes))
+        self.register_buffer("memory", torch.zeros(memory, width))  # embeddings of train images
+        self.register_buffer(
+            "rule", torch.zeros(3, classes)
+        )  # w, v and t of each class, 0 for those with images
 
     @property
     def scale(self) -> Tensor:
@@ -46,7 +57,21 @@ class SentenceHead(nn.Module):
     def forward(self, z: Tensor, embeddings: Tensor | None = None) -> Tensor:
         if embeddings is not None:
             return self.scale * z @ embeddings.T
-        return self.scale * z @ self.embeddings.T + self.offset
+        logits = self.scale * z @ self.embeddings.T
+        return self.with_unseen(logits, z) if len(self.memory) else logits
+
+    def with_unseen(self, logits: Tensor, z: Tensor) -> Tensor:
+        """Logits float B×K of all classes from those of the sentences."""
+        w, v, t = self.rule
+        unseen = v > 0
+        highest = logits.masked_fill(unseen, -torch.inf).amax(dim=1, keepdim=True)
+        return torch.where(
+            unseen, highest + w * (logits - highest) + v * self.novelty(z)[:, None] - t, logits
+        )
+
+    def novelty(self, z: Tensor) -> Tensor:
+        """ν: float B."""
+        return 1 - (z @ self.memory.T).topk(min(_NEIGHBOURS, len(self.memory)), dim=1).values[:, -1]
 
 
 class VisionLanguage(nn.Module):
@@ -60,14 +85,20 @@ class VisionLanguage(nn.Module):
     - `attributes`: a linear layer on f that does not influence f, which the eleven attributes alone have formed.
     - `joint`: the network's own.
 
-    `sentences`: K×V inputs of the tower, V sentences for each class. Going to eval mode computes the class embeddings once.
+    `sentences`: K×V inputs of the tower, V sentences for each class. `memory`: how many train images `by_sentence` remembers. Going to eval mode computes the class embeddings once.
     """
 
     sentences: Tensor
     attribute_temperature: Tensor
 
     def __init__(
-        self, network: nn.Module, classes: int, head: str, tower: nn.Module, sentences: Tensor
+        self,
+        network: nn.Module,
+        classes: int,
+        head: str,
+        tower: nn.Module,
+        sentences: Tensor,
+        memory: int = 0,
     ) -> None:
         super().__init__()
         name, last = last_linear(network, classes, f"head {head} replaces")
@@ -78,7 +109,7 @@ class VisionLanguage(nn.Module):
         self.class_head = last
         self.project = nn.Linear(last.in_features, WIDTH)
         self.tower = tower
-        self.by_sentence = SentenceHead(classes, WIDTH)
+        self.by_sentence = SentenceHead(classes, WIDTH, memory)
         self.by_attribute = linear_head(last.in_features, sum(VALUES))
         self.register_buffer("sentences", sentences)
         self.register_buffer("attribute_temperature", torch.ones(len(VALUES)))

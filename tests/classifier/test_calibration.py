@@ -28,13 +28,16 @@ def drawn(n: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 def test_an_unseen_class_is_let_in_at_a_fixed_price() -> None:
     rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (2000, 3)) - np.array([0, 6, 0])
-    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert (p.argmax(1) == 1).mean() < 0.01
-    offsets = calibration.unseen_offsets(p.astype(np.float32), np.array([True, False, True]))
-    assert offsets[0] == offsets[2] == 0
-    assert ((logits + offsets).argmax(1) == 1).mean() == pytest.approx(calibration.UNSEEN_SHARE, abs=0.002)
-    assert not calibration.unseen_offsets(p, np.array([True, True, True])).any()
+    logits, novelty = rng.normal(0, 2, (2000, 3)) - np.array([0, 6, 0]), rng.gamma(2, 0.01, 2000)
+    present = np.array([True, False, True])
+    w, v, t = calibration.unseen_rule(logits, novelty, present)
+    assert w[0] == v[0] == t[0] == w[2] == 0
+    margin = logits[:, 1] - logits[:, [0, 2]].max(1)
+    assert w[1] * margin.std() == pytest.approx(1) and v[1] * novelty.std() == pytest.approx(1)
+    given = w[1] * margin + v[1] * novelty >= t[1]
+    assert given.mean() == pytest.approx(calibration.UNSEEN_SHARE, abs=0.001)
+    assert margin[given].mean() > margin.mean() and novelty[given].mean() > novelty.mean()
+    assert not calibration.unseen_rule(logits, novelty, np.ones(3, bool)).any()
 
 
 def test_the_temperature_that_spoilt_probabilities_is_found_again() -> None:

@@ -16,6 +16,7 @@ from classifier.models.vision_language import (
     HEADS,
     VALUES,
     WIDTH,
+    SentenceHead,
     VisionLanguage,
     contrastive_loss,
 )
@@ -132,3 +133,23 @@ def test_a_copy_has_its_own_embeddings() -> None:
     twin = copy.deepcopy(made)
     twin.by_sentence.embeddings.zero_()
     assert made.by_sentence.embeddings.abs().sum() > 0
+
+
+def test_an_unseen_class_wins_by_its_sentences_and_by_novelty_together() -> None:
+    head = SentenceHead(3, 4, memory=6)
+    head.embeddings.copy_(torch.eye(3, 4))
+    head.memory.copy_(torch.eye(3, 4)[torch.tensor([0, 0, 0, 1, 1, 1])])  # no train image of the third class
+    plain = SentenceHead(3, 4)
+    plain.load_state_dict(head.state_dict() | {"memory": torch.zeros(0, 4)})
+    z = F.normalize(
+        torch.tensor([[1.0, 0, 0, 0], [1, 0, 0.5, 0], [0.2, 0, 1, 0.0], [0.5, 0.0, 0.0, 1]]), dim=1
+    )
+    assert torch.equal(head.novelty(z), 1 - (z @ head.memory.T).topk(5, dim=1).values[:, -1])
+    assert torch.equal(head(z), plain(z))  # no rule yet
+    head.rule[:, 2] = torch.tensor([0.5, 2.0, 1.0])
+    logits, sentences = head(z), plain(z)
+    highest = sentences[:, :2].max(dim=1).values
+    assert torch.equal(logits[:, :2], sentences[:, :2])
+    expected = highest + 0.5 * (sentences[:, 2] - highest) + 2 * head.novelty(z) - 1
+    assert torch.allclose(logits[:, 2], expected)
+    assert logits.argmax(dim=1).tolist() == [0, 0, 2, 0]

@@ -750,8 +750,9 @@ def describe_images(paths: tuple[str, ...], run: Path | None, um_per_pixel: floa
 @click.option("--run",   type=PATH, metavar="RUN", help="Classifier run that was trained with --head text, contrastive or joint.  [default: newest under ./runs]")
 @click.option("--split", type=click.Choice(["train", "validation", "test", "heldout"]), default="test", show_default=True, help="Which images.")
 @click.option("--n",     type=click.IntRange(1), default=10, show_default=True, help="How many to name.")
+@click.option("--um-per-pixel", type=POSITIVE, metavar="UM", help="Scale of an image file, for a run whose data were brought to one.")
 @json_option
-def search(query: str, data: Path | None, run: Path | None, split: str, n: int, as_json: bool) -> None:
+def search(query: str, data: Path | None, run: Path | None, split: str, n: int, um_per_pixel: float | None, as_json: bool) -> None:
     """Find the images of DATA that a text means, or the captions that an image file means."""
     from balancer.data import PreparedDataset, data_of
     from classifier.checkpoints import load_run
@@ -760,7 +761,10 @@ def search(query: str, data: Path | None, run: Path | None, split: str, n: int, 
     run = run or _newest_classifier()
     dataset = PreparedDataset.load(data) if data else data_of(run)
     opened = load_run(run)
-    found = search_captions(opened, Path(query), dataset, split, n) if _is_file(query) else search_images(opened, query, dataset, split, n)
+    if _names_file(query):
+        found = search_captions(opened, Path(query), dataset, split, n, um_per_pixel)
+    else:
+        found = search_images(opened, query, dataset, split, n)
     for one in found:
         if as_json:
             show({name: value for name, value in asdict(one).items() if value is not None})
@@ -768,12 +772,20 @@ def search(query: str, data: Path | None, run: Path | None, split: str, n: int, 
             click.echo(f"{one.similarity:.3f}  {one.name}" + (f"  ({one.label})" if one.label else ""))
 
 
-def _is_file(text: str) -> bool:
-    """Whether a text names a file; a long one is no path to the system."""
+def _names_file(text: str) -> bool:
+    """Whether a query is a file and no text; InputError for one that looks like a file's name and is none."""
+    from balancer.data.sources import IMAGE_SUFFIXES
+
     try:
-        return Path(text).is_file()
-    except OSError:
-        return False
+        path = Path(text)
+        if path.is_file():
+            return True
+        if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise InputError(f"{text} {what}; give one image file, or a text that says what is seen in the cell.")
+    except OSError:  # a long text is no path to the system
+        pass
+    return False
 
 
 def _prediction(line: Mapping[str, Any]) -> str:

@@ -331,6 +331,14 @@ def _asked(
 ) -> dict[str, str]:
     """The attributes to ask of the generator; of one that is told classes none, and it is refused to name some."""
     attributes = check_attributes(attributes)
+    granules = {name: value != "nil" for name, value in attributes.items() if name.startswith("granule_")}
+    if "granularity" in attributes:
+        granules["granularity"] = attributes["granularity"] == "yes"
+    if len(set(granules.values())) > 1:
+        named = ", ".join(f"{name}={attributes[name]}" for name in granules)
+        raise InputError(
+            f"The attributes {named} contradict each other: there are granules or there are none."
+        )
     if generator.info.get("attributes") is None:
         if attributes:
             raise InputError(

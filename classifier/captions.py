@@ -653,13 +653,19 @@ def _from_json(path: Path) -> list[tuple[str, str]]:
             raise InputError(
                 f"{path} has neither a sentence nor a list of sentences for the class '{label}'; {form}"
             )
-        pairs += [(label, sentence) for sentence in sentences]
+        pairs += [(label.strip(), sentence) for sentence in sentences]
     return pairs
 
 
 def _from_csv(path: Path) -> list[tuple[str, str]]:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        if not isinstance(
+            table.index, pd.RangeIndex
+        ):  # more fields than columns: pandas takes the first for the index
+            raise ValueError(
+                "a row has more fields than the header; a sentence with a comma stands in quotes"
+            )
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:  # pandas' own errors are ValueErrors

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from balancer.errors import InputError, unknown_name
 from classifier.augmentation import AUGMENTATIONS
@@ -18,6 +19,7 @@ from classifier.transforms import preprocessing_steps
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 CAPTIONS = ("templates", "measured", "llm")
+_EVEN = (1.0, 1.0, 1.0, 1.0)
 _ONE_LINEAR_LAYER = (
     "ldam",
     "logit-adjustment",
@@ -51,7 +53,7 @@ class TrainingConfig:
     )
     endpoints: tuple[str, ...] = ()  # MODEL@URL of language models
     sentences: str | None = None  # a file of one's own sentences for the classes
-    joint_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    joint_weights: tuple[float, float, float, float] = _EVEN
     # … of the losses of the head `joint`: class, text, contrastive, attributes
     loss: str = "cross-entropy"
     sampling: str = "natural"  # auto: natural where the loss corrects for the imbalance, else balanced
@@ -100,10 +102,25 @@ class TrainingConfig:
             )
         if self.endpoints and self.captions != "llm":
             raise InputError("An endpoint is for the captions llm; give --captions llm too, or leave it out.")
+        for endpoint in self.endpoints:
+            place = urlsplit(f"http{endpoint.partition('@http')[2]}")
+            if "@" in place.netloc or place.query:
+                raise InputError(
+                    "The endpoint's URL holds a user, a password or a query, which would be written into the run; give it without, "
+                    "and the key in HEMABALANCE_LLM_KEY."
+                )
         if len(self.joint_weights) != 4 or not all(0 <= w < math.inf for w in self.joint_weights):
             raise InputError(f"joint_weights are four numbers of 0 or more; got {self.joint_weights}.")
         if not any(self.joint_weights):
             raise InputError("joint_weights are all 0: nothing would be learned; give one of them more.")
+        own: dict[str, Any] = {"text_encoder": SMALL, "captions": "templates", "sentences": None}
+        idle = [name for name, value in own.items() if getattr(self, name) != value]
+        if self.head == CLASS and idle:
+            raise InputError(
+                f"{idle[0]} does nothing with the head class, which reads no text; give another --head, or leave it out."
+            )
+        if self.joint_weights != _EVEN and self.head != "joint":
+            raise InputError(f"joint_weights are those of the head joint, not {self.head}; leave them out.")
         if self.head == CLASS:
             return
         if self.loss in _ONE_LINEAR_LAYER:

@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.data.attributes import UNKNOWN, attribute_indices, attribute_values
-from balancer.errors import InputError
+from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values
+from balancer.errors import InputError, unknown_name
 from balancer.imaging.morphology import measure
 from balancer.imaging.segmentation import segment
-from balancer.progress import track
+from balancer.progress import note, track
 from balancer.quality.features import cache_folder
 from classifier.captions import class_sentences, describe, measured_attributes, read_sentences
 from classifier.config import TrainingConfig
-from classifier.models.vision_language import CLASS
+from classifier.models.vision_language import CLASS, READ_ATTRIBUTES
 from classifier.text_encoders import Reader, make_reader
 from classifier.transforms import Images
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 KEY = "HEMABALANCE_LLM_KEY"  # the environment variable with the key of the endpoints
 CAPTIONS = 4  # of an image; one of them is drawn whenever the image is
 SENTENCES = 8  # of a class
+LEARNED = 5  # train images of a class with an attribute, below which it is not said to have been learned of the class
 _MEASURED = 64  # images measured at a time
 Rewrite = Callable[
     [Sequence[str], Sequence[Mapping[str, str]]], list[str]
@@ -46,7 +47,8 @@ class Language:
 
     `sentences`: of each class, K×V texts, V = `SENTENCES`. `attributes`: int64 N×11, -1 where unknown. `captions`: M texts
     for each image, M = `CAPTIONS`. `meaning`: int64 N, equal for images of which the same is said. `present`: bool K, which
-    classes have images; the others are known by their sentences alone. `described`: bool K, which have images with attributes.
+    classes have images; the others are known by their sentences alone. `described`: of each class
+    the attributes that at least `LEARNED` of its images have. `given`: labels with sentences of the user's own.
     """
 
     reader: Reader
@@ -55,7 +57,8 @@ class Language:
     captions: tuple[tuple[str, ...], ...]
     meaning: np.ndarray
     present: np.ndarray
-    described: np.ndarray
+    described: tuple[tuple[str, ...], ...]
+    given: tuple[str, ...]
     read: Tensor = field(init=False)  # the captions as the reader gives them, N×M×…
     read_sentences: Tensor = field(init=False)  # those of the classes, K×V×…
 
@@ -86,7 +89,7 @@ def language_for(
     """
     if config.head == CLASS:
         return None
-    given = read_sentences(Path(config.sentences)) if config.sentences else None
+    given = _own_sentences(Path(config.sentences), classes) if config.sentences else None
     asked: Rewrite | None = None
     if config.captions == "llm":
         from classifier.rewriting import rewrite  # needs an HTTP client
@@ -100,7 +103,23 @@ def language_for(
     taught = config.head != "contrastive"
     if config.captions == "measured":
         rows = with_measured(rows, images(), where)
+    if config.head in READ_ATTRIBUTES and (attribute_indices(rows, where) == UNKNOWN).all():
+        nothing = f"No train image of {where} has an attribute (columns such as cell_size and nucleus_shape)"
+        if config.head == "attributes":
+            raise InputError(
+                f"{nothing}, so that the head attributes has nothing to learn; take --captions measured, or another --head."
+            )
+        note(f"{nothing}: the head joint learns classes and sentences alone.")
     return language_of(rows, classes, where, config.text_encoder, given, taught, asked)
+
+
+def _own_sentences(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The user's sentences; InputError, with the nearest class, for a label that is none."""
+    given = read_sentences(path)
+    for label in given:
+        if label not in classes:
+            raise InputError(f"{path}: {unknown_name('class', label, classes)}")
+    return given
 
 
 def _endpoint(text: str) -> Endpoint:
@@ -173,8 +192,15 @@ def language_of(
         tuple(captions),
         pd.factorize(pd.Series(said))[0].astype(np.int64),
         present,
-        np.isin(classes, [label for label, value in zip(labels, values, strict=True) if value]),
+        tuple(_learned(attributes[rows["label"].to_numpy() == label]) for label in classes),
+        tuple(label for label in classes if label in (given or {})),
     )
+
+
+def _learned(attributes: np.ndarray) -> tuple[str, ...]:
+    """Names of the attributes that enough images have, from those of a class, int64 N×11."""
+    counts = (attributes != UNKNOWN).sum(axis=0)
+    return tuple(name for name, n in zip(ATTRIBUTES, counts, strict=True) if n >= LEARNED)
 
 
 def _captions(values: Mapping[str, str], sentences: Sequence[str], row: int) -> tuple[str, ...]:

@@ -479,6 +479,13 @@ def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
     return True
 
 
+@cache
+def plain_words() -> frozenset[str]:
+    """The words in which attributes can be stated, and those that say nothing; none that names anything else in a cell."""
+    said = (key for key, item in _lexicon().items() if (item.kind, item.text) != ("noun", _OTHER))
+    return frozenset(word for key in said for word in key)
+
+
 def completed(attributes: Mapping[str, str]) -> dict[str, str]:
     """`attributes` with what follows from them about granules, in the order of the vocabulary.
 

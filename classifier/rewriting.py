@@ -25,7 +25,7 @@ from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.progress import note, track
 from classifier.captions import check_text, stated
-from classifier.phrases import completed
+from classifier.phrases import completed, plain_words
 
 PROMPT = (
     "You rewrite short descriptions of a single blood cell under the microscope. Answer with the new description alone: one to "
@@ -38,6 +38,7 @@ _GIVEN_UP = 3  # captions in a row for which an endpoint erred
 _BACKOFF = 0.5  # seconds before the second try, twice as many before the third
 _THREADS = 4
 _MOST_BYTES = 2**20  # of an answer
+_WORD = re.compile(r"[^\W\d_]+")
 _SHORTEST, _LONGEST = 0.4, 2.5  # a new sentence, in lengths of the caption
 
 # Names of classes and diseases, and of what is more than "a blood cell".
@@ -51,6 +52,64 @@ _NAMES = re.compile(
 _TALK = re.compile(
     r"[<>{}\[\]|`*#]|\b(rewrit\w*|rephras\w*|description|caption|sure|certainly|here is|sorry|as an ai)\b",
     re.I,
+)
+
+
+# Beside those by which attributes are stated: words that state nothing, and the letters of "N:C".
+_PLAIN = frozenset(
+    [
+        "n",
+        "c",
+        "lie",
+        "lies",
+        "lying",
+        "sit",
+        "sits",
+        "sitting",
+        "rest",
+        "rests",
+        "carry",
+        "carries",
+        "carrying",
+        "exhibit",
+        "exhibits",
+        "feature",
+        "features",
+        "featuring",
+        "possess",
+        "possesses",
+        "include",
+        "includes",
+        "including",
+        "enclose",
+        "encloses",
+        "enclosed",
+        "surround",
+        "surrounds",
+        "surrounded",
+        "together",
+        "alongside",
+        "about",
+        "across",
+        "image",
+        "picture",
+        "view",
+        "here",
+        "one",
+        "each",
+        "whole",
+        "entire",
+        "itself",
+        "along",
+        "beside",
+        "whereas",
+        "although",
+        "though",
+        "only",
+        "well",
+        "when",
+        "seen",
+    ]
 )
 
 
@@ -208,6 +267,8 @@ def _checked(answer: str, caption: str, facts: Mapping[str, str]) -> str | None:
         and _SHORTEST * len(caption) <= len(text) <= _LONGEST * len(caption)
         and not _NAMES.search(text)
         and not _TALK.search(text)
+        # What is not understood cannot be checked: it may be a fact that the caption does not state.
+        and set(_WORD.findall(text.lower())) <= plain_words() | _PLAIN | set(_WORD.findall(caption.lower()))
     )
     return text if same else None
 

@@ -150,7 +150,8 @@ def _write(
         described["language"] = {
             "reader": language.reader.to_json(),
             "sentences": dict(zip(data.classes, language.sentences, strict=True)),
-            "described": [label for label, has in zip(data.classes, language.described, strict=True) if has],
+            "described": dict(zip(data.classes, map(list, language.described), strict=True)),
+            "given": list(language.given),
             "sha256": language.digest(),
         }
     write_json(folder / "config.json", described)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from balancer.data import PreparedDataset
-from balancer.data.attributes import ATTRIBUTES, attribute_indices, attribute_values
+from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values
 from balancer.data.dataset import read_table
 from balancer.data.decode import make_square
 from balancer.data.seen import Seen
@@ -26,6 +26,7 @@ from classifier.captions import check_text, class_knowledge, describe, stated
 from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
+from classifier.phrases import completed
 from classifier.prediction import Draw, Line, predict_files
 from classifier.text_encoders import Reader, words
 from classifier.transforms import Images
@@ -49,26 +50,24 @@ def describe_files(
     """Describe image files: what `predict_files` yields, and in each line what is seen and what is known.
 
     "attributes": {attribute: {"value", "confidence"}}, confidence calibrated on validation; "sentence": the attributes of
-    which it is at least 0.7, in words, nothing else. Where no train image of the predicted class had attributes, none is given,
-    and a note counts these images. "known": what is known of cells of the predicted class and cannot be
-    seen in any image, null where nothing is. With `explain`, a new folder with a picture for each image: what each attribute rests on.
+    which it is at least 0.7, in words, nothing else. Of attributes that too few train images of the
+    predicted class had none is given, and a note counts the images without any. "known": what is known of cells of the
+    predicted class and cannot be seen in any image, null where nothing is, and for a class that the user described. With `explain`, a new folder with a picture for each image: what each attribute rests on.
     Raises InputError as `predict_files` does, and for a run that has not learned attributes.
     """
     _needs(run, READ_ATTRIBUTES, "describe images", "attributes")
 
-    learned = run.config["language"]["described"]
+    learned, own = run.config["language"]["described"], run.config["language"]["given"]
     undescribed: Counter[str] = Counter()
 
     def extend(lines: Sequence[Line], prepared: np.ndarray) -> None:
         probabilities = attribute_probabilities(run.model, AsPrepared(prepared, run.model))
         for i, line in enumerate(lines):
-            line["attributes"] = _read([p[i] for p in probabilities]) if line["predicted"] in learned else {}
+            read = _read([p[i] for p in probabilities])
+            line["attributes"] = {name: read[name] for name in learned[line["predicted"]]}
             undescribed[line["predicted"]] += not line["attributes"]
-            sure = {
-                name: said["value"] for name, said in line["attributes"].items() if said["confidence"] >= SURE
-            }
-            line["sentence"] = describe(sure, 0)
-            knowledge = class_knowledge(line["predicted"])
+            line["sentence"] = describe(_sure(line["attributes"]), 0)
+            knowledge = None if line["predicted"] in own else class_knowledge(line["predicted"])
             line["known"] = knowledge.known or None if knowledge else None
 
     yield from predict_files(run, paths, um_per_pixel, None, explain, extend, _evidence(run))
@@ -86,6 +85,15 @@ def _read(probabilities: Sequence[np.ndarray]) -> dict[str, dict[str, Any]]:
         name: {"value": values[int(p.argmax())], "confidence": float(p.max())}
         for (name, values), p in zip(ATTRIBUTES.items(), probabilities, strict=True)
     }
+
+
+def _sure(read: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The values that a sentence may state: confidence of at least `SURE`, and nothing follows from them that is read otherwise."""
+    sure = {name: said["value"] for name, said in read.items() if said["confidence"] >= SURE}
+    implied = completed(sure)
+    if any(read[name]["value"] != value for name, value in implied.items() if name in read):
+        return {name: value for name, value in sure.items() if not name.startswith("granul")}
+    return sure
 
 
 def _evidence(run: ClassifierRun) -> Draw:
@@ -167,7 +175,12 @@ def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: s
 
 
 def search_captions(
-    run: ClassifierRun, image: Path, data: PreparedDataset, split: str, n: int
+    run: ClassifierRun,
+    image: Path,
+    data: PreparedDataset,
+    split: str,
+    n: int,
+    um_per_pixel: float | None = None,
 ) -> list[Found]:
     """The `n` distinct captions of a split's images that are most similar to an image file, the most similar first.
 
@@ -176,7 +189,7 @@ def search_captions(
     """
     _needs(run, READ_TEXT, "compare images with a text", "texts")
     seen: list[np.ndarray] = []
-    list(predict_files(run, [image], extend=lambda lines, prepared: seen.append(prepared)))
+    list(predict_files(run, [image], um_per_pixel, extend=lambda lines, prepared: seen.append(prepared)))
     captions = _captions(run, data, split)
     z = embed_images(run.model, AsPrepared(seen[0], run.model))[0]
     assert run.reader is not None
@@ -185,11 +198,15 @@ def search_captions(
 
 
 def _captions(run: ClassifierRun, data: PreparedDataset, split: str) -> list[str]:
-    """A caption for each combination of attributes in a split; a sentence of each of the run's classes where none is known."""
+    """A caption for each combination of attributes in a split, and a sentence of each of the run's classes that has none."""
     known = attribute_indices(data.tables[split], data.root / split / "metadata.csv")
     rows = [attribute_values(row) for row in np.unique(known, axis=0)]
-    said = [describe(values, 0) for values in rows if values]
-    return said or [texts[0] for texts in run.config["language"]["sentences"].values()]
+    described = {
+        label for label, own in zip(data.tables[split]["label"], known, strict=True) if (own != UNKNOWN).any()
+    }
+    sentences = run.config["language"]["sentences"]
+    others = [texts[0] for label, texts in sentences.items() if label not in described]
+    return [describe(values, 0) for values in rows if values] + others
 
 
 def _images(run: ClassifierRun, data: PreparedDataset, split: str) -> Images:

@@ -33,13 +33,15 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 """Attribute → its values, both in a fixed order: that of the columns and of the indices in arrays."""
 
 UNKNOWN = -1
+_GAP = "unknown"  # in a text column of a prepared split
 N_VALUES = sum(map(len, ATTRIBUTES.values()))
 
 
 def attribute_indices(table: pd.DataFrame, where: Path | str) -> np.ndarray:
     """The attributes of images, int64 N×11, in the order of `ATTRIBUTES`: indices of values, -1 where unknown.
 
-    `table`: a row for each image, a column for each attribute that is known of any; an empty field is unknown. `where` it
+    `table`: a row for each image, a column for each attribute that is known of any; an empty field is unknown, and so is
+    "unknown", which `prepare` writes where a whole split has none. `where` it
     comes from is for the errors. Raises InputError for a value outside the vocabulary, with the nearest there is.
     """
     indices = np.full((len(table), len(ATTRIBUTES)), UNKNOWN, dtype=np.int64)
@@ -47,7 +49,7 @@ def attribute_indices(table: pd.DataFrame, where: Path | str) -> np.ndarray:
         if name not in table:
             continue
         column = table[name]
-        known = column.notna().to_numpy()
+        known = (column.notna() & (column.astype(str) != _GAP)).to_numpy()
         texts = column[known].astype(str)
         for value in texts.unique():
             if value not in values:

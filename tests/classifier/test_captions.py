@@ -248,6 +248,7 @@ def test_sentences_are_read_from_json_and_csv(tmp_path: Path) -> None:
         ("s.csv", "", "cannot be read"),
         ("s.csv", "label,sentence\n,A cell.\n", "without a label in row 2"),
         ("s.csv", f"label,sentence\na,{'long ' * 500}\n", "class 'a'.*2,499 characters"),
+        ("s.csv", "label,sentence\na,a small cell, round nucleus\n", "stands in quotes"),
         ("s.txt", "a", "neither .json nor .csv"),
     ],
 )

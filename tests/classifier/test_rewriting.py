@@ -215,6 +215,8 @@ def test_other_words_for_the_same_facts_are_taken(
         "A small, round cell.\n\nIt has small pink granules and no vacuoles.",
         "**A small, round cell** with small pink granules and no vacuoles.",
         "A small, round cell with small pink granules and no vacuoles. " + "It lies there. " * 10,
+        "A small, round cell with small pink granules and no vacuoles. It progresses slowly.",  # known, not seen
+        "A small, round cell with small pink granules, no vacuoles and prominent nucleoli.",  # not understood
         "Маленькая круглая клетка.",
         "lorem ipsum dolor sit amet consectetur",
     ],

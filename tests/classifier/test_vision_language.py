@@ -357,11 +357,22 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ({"head": "txt"}, "no head 'txt'.*Did you mean 'text'"),
         ({"head": "text", "loss": "ldam"}, "ldam changes the last layer"),
         ({"head": "joint", "mixing": "mixup"}, "no sentence of their own"),
-        ({"captions": "llm"}, "name one with --endpoint"),
+        ({"head": "text", "captions": "llm"}, "name one with --endpoint"),
+        ({"sentences": "own.csv"}, "sentences does nothing with the head class"),
+        ({"text_encoder": "minilm"}, "text_encoder does nothing with the head class"),
+        ({"head": "text", "joint_weights": (2.0, 1.0, 1.0, 1.0)}, "those of the head joint, not text"),
+        (
+            {"head": "text", "captions": "llm", "endpoints": ("m@http://u:p@host/v1",)},
+            "a user, a password or a query",
+        ),
+        (
+            {"head": "text", "captions": "llm", "endpoints": ("m@https://host/v1?key=1",)},
+            "a user, a password or a query",
+        ),
         ({"endpoints": ("m@http://localhost",)}, "give --captions llm too"),
-        ({"joint_weights": (0.0, 0.0, 0.0, 0.0)}, "nothing would be learned"),
-        ({"joint_weights": (-1.0, 1.0, 1.0, 1.0)}, "four numbers"),
-        ({"text_encoder": "minilmm"}, "Did you mean 'minilm'"),
+        ({"head": "joint", "joint_weights": (0.0, 0.0, 0.0, 0.0)}, "nothing would be learned"),
+        ({"head": "joint", "joint_weights": (-1.0, 1.0, 1.0, 1.0)}, "four numbers"),
+        ({"head": "text", "text_encoder": "minilmm"}, "Did you mean 'minilm'"),
     ):
         with pytest.raises(InputError, match=words):
             TrainingConfig(**wrong)
@@ -404,3 +415,67 @@ def test_a_comparison_takes_a_head_and_its_jobs_know_what_was_said(
     jobs = [json.loads(path.read_text()) for path in tmp_path.glob("report/jobs/*/job.json")]
     assert len(jobs) == 4 and len({job["inputs"]["language"] for job in jobs}) == 1
     assert jobs[0]["inputs"]["language"] is not None and jobs[0]["inputs"]["config"]["head"] == "text"
+
+
+def test_an_attribute_is_stated_of_classes_of_which_it_was_learned(
+    data: PreparedDataset, tmp_path: Path
+) -> None:
+    tables = {split: table.copy() for split, table in data.tables.items()}
+    train = tables["train"]
+    others = [name for name in ATTRIBUTES if name != "cell_size"]
+    few = train.index[train["label"] == "CLL"][4:]
+    train.loc[few, others] = np.nan  # four images are too few
+    run = train_run(replace(data, tables=tables), [], settings("joint"), tmp_path / "run")
+    lines = list(describe_files(load_run(run), data.paths("test")))
+    for line in lines:
+        learned = ["cell_size"] if line["predicted"] == "CLL" else list(ATTRIBUTES)
+        assert list(line["attributes"]) == learned
+        assert set(stated(line["sentence"])) <= set(learned)
+
+
+def test_a_sentence_contradicts_no_value_that_is_read() -> None:
+    def read(**values: tuple[str, float]) -> dict[str, dict[str, object]]:
+        return {name: {"value": value, "confidence": p} for name, (value, p) in values.items()}
+
+    told = vision_language._sure(
+        read(granularity=("no", 0.9), granule_type=("small", 0.4), cell_size=("big", 0.8))
+    )
+    assert told == {"cell_size": "big"}
+    agreed = read(granularity=("yes", 0.6), granule_type=("round", 0.8), granule_colour=("red", 0.69))
+    assert vision_language._sure(agreed) == {"granule_type": "round"}
+
+
+def test_what_the_user_says_of_a_class_takes_the_place_of_what_is_known(
+    data: PreparedDataset, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"CLL": "A small cell of our own."}))
+    run = train_run(data, [], settings("joint", sentences=str(own)), tmp_path / "run")
+    lines = list(describe_files(load_run(run), data.paths("test")))
+    assert all((line["known"] is None) == (line["predicted"] == "CLL") for line in lines)
+    own.write_text(json.dumps({"cll": "A small cell."}))
+    with pytest.raises(InputError, match="no class 'cll'.*Did you mean 'CLL'"):
+        train_run(data, [], settings("text", sentences=str(own)), tmp_path / "other")
+
+
+def test_attributes_of_nothing_cannot_be_learned(
+    data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = data.tables["train"].drop(columns=list(ATTRIBUTES))
+    with pytest.raises(InputError, match="has nothing to learn; take --captions measured"):
+        language_for(settings("attributes"), rows, lambda: data.images("train"), data.classes, data.root)
+    notes: list[str] = []
+    monkeypatch.setattr("classifier.language.note", notes.append)
+    assert language_for(settings("joint"), rows, lambda: data.images("train"), data.classes, data.root)
+    assert "learns classes and sentences alone" in notes[0]
+
+
+def test_classes_without_attributes_have_their_sentences_among_the_captions(
+    run: Path, data: PreparedDataset
+) -> None:
+    tables = {split: table.copy() for split, table in data.tables.items()}
+    tables["test"].loc[tables["test"]["label"] == "CLL", list(ATTRIBUTES)] = np.nan
+    thinned = replace(data, tables=tables)
+    captions = vision_language._captions(load_run(run), thinned, "test")
+    assert captions[-1] == load_run(run).config["language"]["sentences"]["CLL"][0]
+    assert len(captions) == 1 + len(tables["test"][list(ATTRIBUTES)].dropna().drop_duplicates())

@@ -27,6 +27,10 @@ def test_indices_and_values_are_inverse_and_gaps_stay_unknown() -> None:
     assert attribute_values(indices[0]) == {"cell_size": "big", "granularity": "yes"}
     assert attribute_values(indices[1]) == {"cell_size": "small"}
     assert attribute_values(attribute_indices(pd.DataFrame(index=[0]), "x")[0]) == {}
+    filled = pd.DataFrame(
+        {"cell_size": ["unknown", "big"]}
+    )  # as `prepare` fills a column that a whole split lacks
+    assert [attribute_values(row) for row in attribute_indices(filled, "x")] == [{}, {"cell_size": "big"}]
 
 
 def test_what_the_renderer_says_is_in_the_vocabulary() -> None:

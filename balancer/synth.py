@@ -265,6 +265,10 @@ def synthesise(
             "These images stem from rendered cells, not from real ones: good for trying out, not for research."
         )
 
+    if scorer and (strange := [label for label in labels if not scorer.ranking([label])]):
+        note(
+            f"The scorer was not trained on {', '.join(strange)}: how well such images fit the text, it can only guess."
+        )
     least = {label: _least(scorer, data, label, seed) for label in labels} if scorer else {}
     wish = _Wish(asked, scorer, least)
     gate = fit_gate(data, labels, extractor, seed, _seen_outside_train(generator, data))

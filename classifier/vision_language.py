@@ -141,7 +141,7 @@ def query(run: ClassifierRun, text: str) -> np.ndarray:
     text = check_text(text)
     assert run.reader is not None
     unread = run.reader.unread(text)
-    if unread and len(unread) == len(set(words(text))):
+    if not set(words(text)) - {part for word in unread for part in words(word)}:
         raise InputError(
             f"No word of '{text}' is known to {run.root}, which has learned the words of its training captions; describe the "
             "cell in such words, for example 'large cell with folded nucleus and pale blue cytoplasm'."

@@ -91,13 +91,14 @@ class Redness:
     sha256: str = "5" * 64
     attributes: dict = field(default_factory=dict)
     trained: dict = field(default_factory=dict)  # file names by split
+    unknown: tuple = ()
 
     def scores(self, images):
         means = images.reshape(len(images), -1, 3).mean(1)
         return means[:, 0] / means.sum(1)
 
     def ranking(self, labels):
-        return sorted(labels, reverse=True)
+        return sorted((label for label in labels if label not in self.unknown), reverse=True)
 
     def trained_on(self, data, split):
         return self.trained.get(split, [])
@@ -399,6 +400,20 @@ def test_the_text_is_held_against_images_before_the_gate_sees_them(setting, monk
     assert sentence in result.judgements["a"].reasons[-1] and sentence in notes[-1]
     page = (result.out / "gate.html").read_text()
     assert sentence in page and "Rejected: fits the text" not in page
+
+
+def test_a_scorer_that_does_not_know_the_class_is_said(setting, monkeypatch):
+    _, run = setting
+    notes = []
+    monkeypatch.setattr(synth, "note", notes.append)
+    run(n=4, scorer=Redness(unknown=("a",)))
+    assert any("not trained on a: how well" in sentence for sentence in notes)
+
+
+def test_attributes_that_contradict_each_other_are_refused(setting):
+    _, run = setting
+    with pytest.raises(InputError, match="granule_colour=red, granularity=no contradict"):
+        run(n=4, attributes={"granule_colour": "red", "granularity": "no"})
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])

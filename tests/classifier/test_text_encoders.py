@@ -28,7 +28,7 @@ def test_words_are_tokens_and_others_are_one_unknown_word() -> None:
     (tokens,) = reader(["Round zebra CELL"])
     assert tokens[0] == tokens[0].clamp(min=2) and tokens[1] == UNKNOWN_WORD
     assert tokens[2] == 2 + reader.vocabulary.index("cell") and (tokens[3:] == PADDING).all()
-    assert reader.unread("round zebra zebra cell") == ["zebra"]
+    assert reader.unread("round zebra zebra cell клетка") == ["zebra", "клетка"]
     assert reader(["cell " * 500]).shape == (1, LONGEST)
     assert (reader([""]) == PADDING).all()
 
@@ -64,6 +64,8 @@ def test_a_frozen_encoder_reads_each_text_once(monkeypatch: pytest.MonkeyPatch) 
 def test_what_does_not_exist_or_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"no text encoder 'minilmm'.*Did you mean 'minilm'"):
         check_reader("minilmm")
+    with pytest.raises(InputError, match="no text encoder 'hf:'"):
+        check_reader("hf:")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"hemabalance\[text\]"):
         FrozenReader("minilm")(["a cell"])

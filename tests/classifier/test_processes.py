@@ -45,7 +45,7 @@ def keeping(*args, **options):
     save_tensors(Path(f"{out}-{os.environ['RANK']}"), fitted.model.state_dict(), {})
     return fitted
 runs.fit = keeping
-config = TrainingConfig(**{**config, "preprocessing": tuple(config["preprocessing"])})
+config = TrainingConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
 runs.train_run(PreparedDataset.load(Path(data)), [], config, Path(out))
 torch.distributed.destroy_process_group()
 """

@@ -109,7 +109,8 @@ def _zero_shot(rows: pd.DataFrame) -> str:
         parts.append(f"### {name}\n\n{markdown_table(header, body)}")
     said = (
         f"A class has no image in train and validation, and is one of {len(CLASSES)} possible answers: chance is {CHANCE:.2f}. Its "
-        "sentences do not name it."
+        "sentences do not name it. An image is given to it that is like its sentences and unlike the train images, by the sum of both, at "
+        f"a price of {calibration.UNSEEN_SHARE:.0%} of the validation images (`docs/language.md`)."
     )
     return f"{said}\n\n" + "\n\n".join(parts)
 

@@ -28,7 +28,7 @@ from classifier import evaluation, training
 from classifier.arms import ARMS, CHEAP, DEFAULT_CHEAP, FULL_DATA, GAN, Arm, full_data, gan, usable_heldout
 from classifier.config import TrainingConfig
 from classifier.jobs import Job, code_version, digest, remove_stale
-from classifier.language import language_for
+from classifier.language import Language, language_for
 from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
 from classifier.report import save_examples, signed, write_report
@@ -235,13 +235,18 @@ class _Trainer:
         self.labels = {split: data.labels(split) for split in self.images}
         self.hashes = {split: digest(self.images[split], self.labels[split]) for split in self.images}
         self.used: set[Path] = set()
+        self.languages: dict[str, Language | None] = {}  # by what an arm adds to the train images
 
     def predictions(self, name: str, arm: Arm) -> pd.DataFrame:
         """Train one arm with every seed; the predictions of all, with the columns `arm` and `seed`."""
         train, labels = arm.train_split(self.data, self.synthetic)
         trained_on = digest(train, labels)
-        rows = arm.rows(self.data, self.synthetic)
-        language = language_for(self.config, rows, lambda: train, self.data.classes, self.data.root)
+        if arm.adds not in self.languages:  # the same for all arms that train on the same images
+            rows = arm.rows(self.data, self.synthetic)
+            self.languages[arm.adds] = language_for(
+                self.config, rows, lambda: train, self.data.classes, self.data.root
+            )
+        language = self.languages[arm.adds]
         tables = []
         for i, seed in enumerate(self.seeds):
             self._announce(f"Arm {name}, seed {i + 1} of {len(self.seeds)}")

@@ -20,10 +20,7 @@ from classifier.transforms import preprocessing_steps
 PRECISIONS = ("auto", "float32", "bfloat16")
 CAPTIONS = ("templates", "measured", "llm")
 _EVEN = (1.0, 1.0, 1.0, 1.0)
-_ONE_LINEAR_LAYER = (
-    "ldam",
-    "logit-adjustment",
-)  # losses that change the last layer of a network that ends in one
+_ONE_LINEAR_LAYER = ("ldam", "logit-adjustment")  # losses that change the last layer of a network of one head
 AUTO = "auto"
 
 

@@ -36,9 +36,8 @@ CAPTIONS = 4  # of an image; one of them is drawn whenever the image is
 SENTENCES = 8  # of a class
 LEARNED = 5  # train images of a class with an attribute, below which it is not said to have been learned of the class
 _MEASURED = 64  # images measured at a time
-Rewrite = Callable[
-    [Sequence[str], Sequence[Mapping[str, str]]], list[str]
-]  # captions, what they state → captions
+# Captions, and what each states → the captions in other words.
+Rewrite = Callable[[Sequence[str], Sequence[Mapping[str, str]]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,8 @@ def language_for(
 ) -> Language | None:
     """The language that the head of `config` needs, as `language_of` makes it; None for the head `class`.
 
-    `images` gives those of the rows, where the captions are to be measured. What language models made of captions is kept in the user's cache, and asked for once.
+    `images` gives those of the rows, where the captions are to be measured. What language models made of captions is kept
+    in the user's cache, and asked for once.
     """
     if config.head == CLASS:
         return None
@@ -165,10 +165,10 @@ def language_of(
     """The language of a training on the images of `rows`: a label for each, and attributes in columns of their names.
 
     An image with known attributes is captioned by them, any other by the sentences of its class. `given`: sentences of one's
-    own by label. `taught`: whether the training learns the sentences
-    of classes that have images. Only then the others name their class; a name that is never learned would say nothing, and a
-    text encoder that is trained here takes words that no image is told as unknown. `reword` gives the captions by attributes other words. The same arguments give the same captions. `where` the
-    rows come from is for the errors: InputError for attributes outside the vocabulary, for a class of which
+    own by label. `taught`: whether the training learns the sentences of classes that have images. Only then the others name
+    their class, since a name that is never learned would say nothing, and only then their words are known to a text encoder
+    that is trained here. `reword` gives the captions by attributes other words. The same arguments give the same captions.
+    `where` the rows come from is for the errors: InputError for attributes outside the vocabulary, for a class of which
     nothing is known or given, and for an `encoder` that does not exist or cannot be had.
     """
     attributes = attribute_indices(rows, where)

@@ -17,9 +17,8 @@ from classifier.models.text import PADDING
 from classifier.models.vision_language import VisionLanguage, contrastive_loss
 from classifier.text_encoders import UNKNOWN_WORD
 
-_FORGOTTEN = (
-    0.1  # share of a caption's words that are taken as unknown, so that an unknown word does no harm later
-)
+# Share of a caption's words that are taken as unknown, so that an unknown word does no harm later.
+_FORGOTTEN = 0.1
 _ABSENT = -1e4  # logit of a class without images: it is no wrong answer to any
 
 

@@ -42,9 +42,8 @@ _SMALLEST = 8  # px, the shorter side below which a file shows no cell
 
 
 Line = dict[str, Any]
-Extend = Callable[
-    [Sequence[Line], np.ndarray], None
-]  # lines of images and the images prepared, uint8 B×R×R×C
+# Lines of images and the images prepared, uint8 B×R×R×C → nothing: the lines are added to.
+Extend = Callable[[Sequence[Line], np.ndarray], None]
 # Images uint8 B×R×R×3, the same prepared, and their probabilities → a picture uint8 H×W×3 of each
 Draw = Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], Sequence[np.ndarray]]
 

@@ -79,6 +79,8 @@ def compare(
             raise InputError(f"{data.root} has no {split} images, without which there is no comparison.")
     accepted = sum(len(images.table) for images in synthetic)
     cheap, extra = _choose(arms, data, synthetic, accepted)
+    for name in cheap:  # raises where an arm and the configuration do not go together
+        CHEAP[name].config(config, config.seed)
     _refuse(out, overwrite)
 
     all_seeds = [config.seed + i for i in range(seeds)]

@@ -44,8 +44,8 @@ _SMALLEST = 8  # px, the shorter side below which a file shows no cell
 Line = dict[str, Any]
 # Lines of images and the images prepared, uint8 B×R×R×C → nothing: the lines are added to.
 Extend = Callable[[Sequence[Line], np.ndarray], None]
-# Images uint8 B×R×R×3, the same prepared, and their probabilities → a picture uint8 H×W×3 of each
-Draw = Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], Sequence[np.ndarray]]
+# Images uint8 B×R×R×3, the same prepared, and their finished lines → a picture uint8 H×W×3 of each
+Draw = Callable[[Sequence[np.ndarray], np.ndarray, Sequence[Line]], Sequence[np.ndarray]]
 
 
 def predict_files(
@@ -111,12 +111,12 @@ def predict_files(
                     ]
                     line["abstains"] = len(line["classes"]) != 1
                     abstained += line["abstains"]
-            if pictures is not None:
-                drawn = (draw or _explained(run))(images, prepared[:], probabilities)
-                for line, pixels in zip(lines, drawn, strict=True):
-                    line["explanation"] = pictures.save(Path(line["file_name"]), pixels)
             if extend is not None:
                 extend(lines, prepared[:])
+            if pictures is not None:
+                drawn = (draw or _explained(run))(images, prepared[:], lines)
+                for line, pixels in zip(lines, drawn, strict=True):
+                    line["explanation"] = pictures.save(Path(line["file_name"]), pixels)
             left += prepared.left
             yield from lines
         if paths and not read:
@@ -137,9 +137,10 @@ def _explained(run: ClassifierRun) -> Draw:
     from classifier.explain import attributions, picture  # captum and matplotlib: seconds
 
     def draw(
-        images: Sequence[np.ndarray], seen: np.ndarray, probabilities: np.ndarray
+        images: Sequence[np.ndarray], seen: np.ndarray, lines: Sequence[Line]
     ) -> Sequence[np.ndarray]:
-        shown = attributions(run.model, seen, probabilities.argmax(axis=1))
+        predicted = np.array([run.classes.index(line["predicted"]) for line in lines])
+        shown = attributions(run.model, seen, predicted)
         return [picture(*arrays) for arrays in zip(images, seen, shown, strict=True)]
 
     return draw

@@ -107,8 +107,8 @@ def _training_of(
             "fingerprint": data.fingerprint,
             "resolution": data.resolution,
             "treatment": data.treatment,
-        }
-        | ({"language": language.digest()} if language else {}),
+        },
+        "language": language.digest() if language else None,
         "synthetic": {str(images.root.absolute()): _counts(images) for images in synthetic},
         "training": config.to_json(),
     }
@@ -122,8 +122,8 @@ def _trained_with(run: ClassifierRun, data: PreparedDataset) -> dict[str, Any]:
             "fingerprint": origin["fingerprint"],
             "resolution": run.resolution,
             "treatment": origin.get("treatment", data.treatment),
-        }
-        | ({"language": run.config["language"]["sha256"]} if run.config.get("language") else {}),
+        },
+        "language": run.config["language"]["sha256"] if run.config.get("language") else None,
         "synthetic": {images["path"]: images["counts"] for images in run.config["synthetic"]},
         "training": run.config["training"],
     }

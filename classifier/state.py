@@ -173,6 +173,11 @@ class StateFile:
                 f"{self.folder} was begun with other settings ({_difference(begun['training'], wanted['training'])}); "
                 "give the command that began it, with --resume, or begin anew with --overwrite."
             )
+        if wanted.get("language") != begun.get("language"):
+            raise InputError(
+                f"{self.folder} was begun with other texts: the sentences of classes, or the attributes or captions of images, "
+                "were others then. Resume it with those, or begin anew with --overwrite."
+            )
 
 
 def _difference(begun: Any, wanted: Any) -> str:

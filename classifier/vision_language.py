@@ -98,27 +98,27 @@ def _sure(read: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _evidence(run: ClassifierRun) -> Draw:
     """Pictures of what the attributes rest on."""
+    from classifier.explain import attributions, sheet  # captum and matplotlib: seconds
 
     def draw(
-        images: Sequence[np.ndarray], seen: np.ndarray, probabilities: np.ndarray
+        images: Sequence[np.ndarray], seen: np.ndarray, lines: Sequence[Line]
     ) -> Sequence[np.ndarray]:
-        from classifier.explain import attributions, sheet  # captum and matplotlib: seconds
-
-        network, maps, titles = run.language, [], []
-        read = attribute_probabilities(run.model, AsPrepared(seen, run.model))
+        network = run.language
+        maps: list[list[np.ndarray]] = [[] for _ in lines]
+        titles: list[list[str]] = [[] for _ in lines]
         for k, (name, values) in enumerate(ATTRIBUTES.items()):
 
             def logits(x: Tensor, k: int = k) -> Tensor:
                 return network.attribute_logits(network.features(x))[k]
 
-            chosen = read[k].argmax(axis=1)
-            maps.append(attributions(run.model, seen, chosen, logits))
-            short = name.replace("_", " ")
-            titles.append([f"{short}: {values[v]} {p[v]:.2f}" for v, p in zip(chosen, read[k], strict=True)])
-        return [
-            sheet(image, seen[i], [m[i] for m in maps], [t[i] for t in titles])
-            for i, image in enumerate(images)
-        ]
+            rows = [i for i, line in enumerate(lines) if name in line["attributes"]]
+            said = [lines[i]["attributes"][name] for i in rows]
+            targets = np.array([values.index(s["value"]) for s in said], dtype=np.int64)
+            found = attributions(run.model, seen[rows], targets, logits) if rows else ()
+            for i, s, shown in zip(rows, said, found, strict=True):
+                maps[i].append(shown)
+                titles[i].append(f"{name.replace('_', ' ')}: {s['value']} {s['confidence']:.2f}")
+        return [sheet(*arrays) for arrays in zip(images, seen, maps, titles, strict=True)]
 
     return draw
 

@@ -5,7 +5,8 @@
 The plain loop is what timm's train.py does on a CPU: `timm.create_model`, timm's loader with images that are decoded
 already and flipped both ways, AdamW by `timm.optim.create_optimizer_v2`, float32. Ours is `classifier.training.update`
 on `classifier.batches.training_batches`, with flips, quarter turns and shifts, gradients clipped, in the precision that
-it chooses itself, and in float32. The networks, timm's own, are the same on all sides. They are measured by turns in
+it chooses itself, in float32, and compiled by `torch.compile`, whose first step is told apart: after how many steps it has
+paid for itself. The networks, timm's own, are the same on all sides. They are measured by turns in
 one run (A B C, C B A, …); a ratio is the median over the turns, with its quartiles beside it, by the clock and by
 processor time, which other work disturbs less.
 
@@ -92,13 +93,17 @@ def plain_loop(name: str, images: np.ndarray, labels: np.ndarray, workers: int) 
     return step
 
 
-def our_loop(name: str, images: np.ndarray, labels: np.ndarray, precision: str) -> Callable[[], None]:
+def our_loop(
+    name: str, images: np.ndarray, labels: np.ndarray, precision: str, compiled: bool = False
+) -> Callable[[], None]:
     """A step of ours."""
     config = TrainingConfig(
         arch=f"timm:{name}", steps=10**6, batch_size=BATCH, precision=precision
     ).resolved()
     transform = Transform(config.augmentation)
     training = Training(config, build(config, int(labels.max()) + 1, images.shape[1], transform))
+    if compiled:
+        training.model.network.compile(dynamic=False)
     objective = Classification(LOSSES[config.loss](np.bincount(labels)))
     drawn = training_batches(images, labels, config, transform, training.generator, 0)
 
@@ -125,10 +130,14 @@ def table(resolution: int, steps: int, turns: int) -> str:
     own = "bfloat16" if computes_bfloat16(CPU) else "float32"
     rows = []
     for name in NETWORKS:
-        ours = {f"{own}, as chosen": "auto", "float32": "float32"}
-        plain = {f"{n} workers": n for n in (0, 1)}
-        loops = [our_loop(name, images, labels, precision) for precision in ours.values()]
-        loops += [plain_loop(name, images, labels, n) for n in plain.values()]
+        ours = {
+            f"{own}, as chosen": ("auto", False),
+            "float32": ("float32", False),
+            f"{own}, compiled": ("auto", True),
+        }
+        loops = [our_loop(name, images, labels, *how) for how in ours.values()]
+        compiling = float(seconds(loops[-1], CPU)[0])
+        loops += [plain_loop(name, images, labels, n) for n in (0, 1)]
         took = by_turns([partial(many, step) for step in loops], turns)
         fastest = took[len(ours) + int(np.median(took[len(ours) :, :, 0], axis=1).argmin())]
         for k, what in enumerate(ours):
@@ -138,6 +147,12 @@ def table(resolution: int, steps: int, turns: int) -> str:
                 took[k], took[len(ours)], steps * BATCH
             )  # no time in a loader process that is not counted
             least, most = alone["processor_ratio_quartiles"]
+            saved = float(np.median(took[0][:, 0] - took[k][:, 0])) / steps  # seconds a step
+            worth = (
+                f"{compiling:.0f} s, {compiling / saved:.0f} steps"
+                if saved > 0
+                else f"{compiling:.0f} s, never"
+            )
             rows.append(
                 (
                     name,
@@ -146,6 +161,7 @@ def table(resolution: int, steps: int, turns: int) -> str:
                     f"{figures['plain_images_per_second']:.0f}",
                     f"{figures['ratio']:.2f} ({low:.2f} to {high:.2f})",
                     f"{alone['processor_ratio']:.2f} ({least:.2f} to {most:.2f})",
+                    worth if ours[what][1] else "",
                 )
             )
     header = (
@@ -155,6 +171,7 @@ def table(resolution: int, steps: int, turns: int) -> str:
         "timm's loop, images/s",
         "ratio (quartiles)",
         "ratio by processor time",
+        "compiling, paid back after",
     )
     return markdown_table(header, rows)
 

@@ -18,6 +18,7 @@ from joblib import cpu_count
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from balancer.data.attributes import attribute_indices
 from balancer.data.dataset import COLUMNS, FORMAT, SPLITS, fingerprint
 from balancer.data.decode import Crop, decode, image_size, make_square, stated_source, to_8_bits, white_level
 from balancer.data.images import read_prepared_image
@@ -159,6 +160,7 @@ def prepare(
             group_by = tuple(known)
             as_with = " ".join(f"--group-by {column}" for column in known)
             notes.append(f"Images of one {' or '.join(known)} form a group, as with {as_with}.")
+        notes.extend(_outside_vocabulary(source, opened.table))
         rows = _with_scale(source, opened.table, um_per_pixel, to_um_per_pixel, notes)
         if resolution is None:
             resolution = _choose_resolution(rows, to_um_per_pixel)
@@ -234,6 +236,18 @@ def prepare(
         near_duplicates=[(files[i], files[j]) for i, j in near],
         notes=notes,
     )
+
+
+def _outside_vocabulary(source: Path, table: pd.DataFrame) -> list[str]:
+    """What to say where columns that are named like attributes hold something else."""
+    try:
+        attribute_indices(table, source)
+    except InputError as error:
+        return [
+            f"{error} The column is kept as it is; `classifier train --head` and `balancer train --condition attributes` will "
+            "not read it."
+        ]
+    return []
 
 
 def _check_options(

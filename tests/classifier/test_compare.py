@@ -346,6 +346,7 @@ def test_patients_count_as_known_only_when_they_are_kept_apart(data):
         ({"margin": -0.1}, "margin"),
         ({"arms": ["unbalanced", "gann"]}, "Did you mean 'gan'"),
         ({"arms": ["gan"]}, "needs a cheap arm"),
+        ({"arms": ["unbalanced", "ldam"], "config": TrainingConfig(head="text")}, "The loss ldam changes"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_training(tmp_path, data, synthetic, fits, options, sentence):

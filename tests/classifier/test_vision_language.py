@@ -238,6 +238,10 @@ def test_the_same_training_gives_the_same_weights_and_resumes(
     assert train_run(data, [], config, tmp_path / "again", resume=True) == tmp_path / "again"
     with pytest.raises(InputError, match="other settings.*head joint, not text"):
         train_run(data, [], replace(config, head="text"), tmp_path / "again", resume=True)
+    tables = {split: table.copy() for split, table in data.tables.items()}
+    tables["train"].loc[:, "cell_size"] = np.nan
+    with pytest.raises(InputError, match="with other texts"):
+        train_run(replace(data, tables=tables), [], config, tmp_path / "again", resume=True)
 
 
 def test_an_image_is_described_in_what_is_seen_and_apart_in_what_is_known(

@@ -193,6 +193,16 @@ def test_table_with_label_column_and_map(source: Path, tmp_path: Path) -> None:
         assert set(rows["kind"]) == {"x1", "x2", "y"} and set(rows["source_label"]) == {"all"}
 
 
+def test_attributes_outside_the_vocabulary_are_told(source: Path, tmp_path: Path) -> None:
+    files = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*.png"))]
+    table = pd.DataFrame({"file_name": files, "label": [name.split("/")[0] for name in files]})
+    for value, told in (("big", 0), ("bigg", 1)):
+        table["cell_size"] = [value, "", *["small"] * (len(files) - 2)]
+        table.to_csv(source / "metadata.csv", index=False)
+        notes = prepare(source, tmp_path / value).notes
+        assert sum("vocabulary" in n and "did you mean 'big'" in n.lower() for n in notes) == told
+
+
 def test_jsonl_zip_and_missing_files(source: Path, tmp_path: Path) -> None:
     lines = [
         {"file_name": p.relative_to(source).as_posix(), "label": p.parent.name, "n": i}

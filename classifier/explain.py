@@ -22,7 +22,7 @@ _STEPS = 32  # points of the path at which gradients are taken
 _BATCH = 16  # images at a time
 _PANEL = 256  # px, the side of each of a picture's three panels at least
 _TILE, _COLUMNS, _TITLE = 192, 4, 16  # of a sheet: px of a tile at least, tiles in a row, px of a title
-_SMOOTH = 1 / 48  # of the side: deviation of the Gaussian by which single pixels become regions
+_SMOOTH = 1 / 48  # of the side: deviation of the Gaussian
 _STRONGEST = 99.5  # percentile of the smoothed attributions that gets the full colour
 _CELL, _NUCLEUS = (255, 210, 0), (0, 220, 255)  # colours of the outlines
 
@@ -64,6 +64,11 @@ def attributions(
         )
         found.append(values.sum(dim=1).detach().float().cpu().numpy())
     return np.concatenate(found)
+
+
+def smoothed(attribution: np.ndarray) -> np.ndarray:
+    """The map of one image, float R×R, as pictures show it: a Gaussian makes regions of single pixels."""
+    return ndimage.gaussian_filter(attribution, _SMOOTH * len(attribution))
 
 
 def picture(image: np.ndarray, prepared: np.ndarray, attribution: np.ndarray) -> np.ndarray:
@@ -108,7 +113,7 @@ def _outlined(image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _overlay(image: np.ndarray, attribution: np.ndarray, scale: int) -> np.ndarray:
-    smooth = ndimage.gaussian_filter(attribution, _SMOOTH * len(attribution))
+    smooth = smoothed(attribution)
     strongest = max(float(np.percentile(np.abs(smooth), _STRONGEST)), np.finfo(np.float32).tiny)
     level = ndimage.zoom(np.clip(smooth / strongest, -1, 1), scale, order=1, grid_mode=True, mode="nearest")
     colours = 255 * matplotlib.colormaps["bwr"](0.5 + level / 2)[..., :3]

@@ -136,9 +136,7 @@ def _explained(run: ClassifierRun) -> Draw:
     """Pictures of what the predicted classes rest on."""
     from classifier.explain import attributions, picture  # captum and matplotlib: seconds
 
-    def draw(
-        images: Sequence[np.ndarray], seen: np.ndarray, lines: Sequence[Line]
-    ) -> Sequence[np.ndarray]:
+    def draw(images: Sequence[np.ndarray], seen: np.ndarray, lines: Sequence[Line]) -> Sequence[np.ndarray]:
         predicted = np.array([run.classes.index(line["predicted"]) for line in lines])
         shown = attributions(run.model, seen, predicted)
         return [picture(*arrays) for arrays in zip(images, seen, shown, strict=True)]

@@ -100,9 +100,7 @@ def _evidence(run: ClassifierRun) -> Draw:
     """Pictures of what the attributes rest on."""
     from classifier.explain import attributions, sheet  # captum and matplotlib: seconds
 
-    def draw(
-        images: Sequence[np.ndarray], seen: np.ndarray, lines: Sequence[Line]
-    ) -> Sequence[np.ndarray]:
+    def draw(images: Sequence[np.ndarray], seen: np.ndarray, lines: Sequence[Line]) -> Sequence[np.ndarray]:
         network = run.language
         maps: list[list[np.ndarray]] = [[] for _ in lines]
         titles: list[list[str]] = [[] for _ in lines]

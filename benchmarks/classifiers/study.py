@@ -6,8 +6,9 @@ not train again, on this machine or another.
 
 from __future__ import annotations
 
+import fcntl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,10 @@ class Training:
 def trainings(stage: str) -> Iterator[Training]:
     """The trainings of a stage."""
 
-    def made(dataset: str, name: str, settings: Mapping[str, Any], **rest: Any) -> Iterator[Training]:
-        for seed in SEEDS:
+    def made(
+        dataset: str, name: str, settings: Mapping[str, Any], seeds: Sequence[int] = SEEDS, **rest: Any
+    ) -> Iterator[Training]:
+        for seed in seeds:
             yield Training(stage, dataset, name, tuple(sorted(settings.items())), seed, **rest)
 
     if stage == "entries":
@@ -94,9 +97,10 @@ def trainings(stage: str) -> Iterator[Training]:
                 yield from made(dataset, arch, {"arch": arch})
             yield from made(dataset, TIMM, {"arch": TIMM, "precision": TIMM_PRECISION})
     elif stage == "long":
-        for augmentation in ("flips", "trivial-augment"):
+        # TrivialAugment was behind on validation with the first seed (0.968 against 0.977) and is not gone on with.
+        for augmentation, seeds in (("flips", SEEDS), ("trivial-augment", SEEDS[:1])):
             own = {"arch": "hybrid", "augmentation": augmentation, "steps": LONG, "ema": 0.999}
-            yield from made("pbc", f"hybrid, {augmentation}", own)
+            yield from made("pbc", f"hybrid, {augmentation}", own, seeds)
     elif stage == "remedies":
         for name, arm in CHEAP.items():
             own = {"loss": arm.loss, "sampling": arm.sampling, "mixing": arm.mixing}
@@ -149,11 +153,12 @@ def prepare_all(units: Iterable[Training], sets: Path, out: Path) -> None:
 
 
 def encoder(data: PreparedDataset, out: Path, seed: int) -> Path:
-    """The run of a masked autoencoder on all train images of `data`, made once."""
+    """The run of a masked autoencoder on all train images of `data`, made once; a second process waits for it."""
     run = out / "encoders" / f"{data.root.name}-{seed}"
-    if not run.is_dir():
-        pretrain(data, PretrainingConfig(seed=seed), run)
-    return run
+    run.parent.mkdir(exist_ok=True)
+    with (run.parent / f"{run.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return pretrain(data, PretrainingConfig(seed=seed), run, resume=True)
 
 
 def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:

@@ -194,16 +194,16 @@ def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
     stage("2 of 6: preparing it")
     if overwrite or not data.exists():
         ctx.invoke(prepare, source=source, out=data, limits=DEMO_LIMITS, seed=seed, overwrite=overwrite)
-    stage("3 of 6: fine-tuning the generator in the box (about 6 minutes)")
+    stage("3 of 6: fine-tuning the generator in the box")
     again = run.exists() and not overwrite
     ctx.invoke(train, data=data, out=run, init="builtin", kimg=DEMO_KIMG, batch_size=DEMO_BATCH, seed=seed, resume=again, overwrite=overwrite)
-    stage("4 of 6: synthesising and judging images of the rare classes (about a minute)")
+    stage("4 of 6: synthesising and judging images of the rare classes")
     if overwrite or not synthetic.exists():
         ctx.invoke(synth, labels=tuple(dict(DEMO_LIMITS)), n=DEMO_N, run=run, data=data, out=synthetic, seed=seed, overwrite=overwrite)
-    stage("5 of 6: training a classifier to keep (half a minute)")
+    stage("5 of 6: training a classifier to keep")
     if overwrite or not hybrid.exists():
         ctx.invoke(train_classifier, data=data, synthetic=(synthetic,), out=hybrid, steps=DEMO_STEPS, sampling="balanced", seed=seed, overwrite=overwrite)
-    stage("6 of 6: training the hybrid in every arm with 3 seeds (about 6 minutes)")
+    stage("6 of 6: training the hybrid in every arm with 3 seeds")
     ctx.invoke(compare, data=data, synthetic=(synthetic,), out=report, steps=DEMO_STEPS, seed=seed, overwrite=overwrite)
 
 

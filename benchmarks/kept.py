@@ -98,7 +98,7 @@ def do_all(
     end = time.monotonic() + 60 * budget if budget is not None else float("inf")
 
     def one(unit: U) -> None:
-        if time.monotonic() < end:
+        if time.monotonic() < end and unit.key not in kept.done():  # another process may have done it
             begun = time.monotonic()
             kept.add(do(unit))
             now, took = time.strftime("%H:%M:%S"), time.monotonic() - begun

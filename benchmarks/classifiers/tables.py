@@ -143,12 +143,12 @@ def _pretraining(rows: pd.DataFrame, every: pd.DataFrame) -> str:
 
 
 def _stain(rows: pd.DataFrame, every: pd.DataFrame) -> str:
-    """Trained on PBC and tested on all images of the unseen set, with stain augmentation and without."""
+    """Trained on PBC and tested on all images of the unseen set: as ever, with stain augmentation, with stains normalised."""
+    plain = every[(every["stage"] == "entries") & (every["dataset"] == "pbc")]
     body = []
     for name in sorted(set(rows["name"])):
         cells = []
-        for stage in ("entries", "stain"):
-            of = every[(every["stage"] == stage) & (every["dataset"] == "pbc") & (every["name"] == name)]
+        for of in (plain[plain["name"] == name], rows[rows["name"] == name]):
             for test in ("pbc", UNSEEN["pbc"]):
                 part = of[of["test"] == test]
                 cells.append(estimate(part, "macro_f1") if len(part) else "–")
@@ -157,10 +157,11 @@ def _stain(rows: pd.DataFrame, every: pd.DataFrame) -> str:
         "network",
         "PBC",
         f"{UNSEEN['pbc']}, unseen",
-        "PBC, stain augmented",
-        f"{UNSEEN['pbc']}, unseen, stain augmented",
+        "PBC, other stains",
+        f"{UNSEEN['pbc']}, unseen, other stains",
     )
     return (
         "Macro-F1 over the classes that both sets have; any other answer is an error there. The unseen set is taken at its "
-        "own scale.\n\n" + markdown_table(header, body)
+        "own scale. *Other stains*: with stain augmentation, or, where the row names a preprocessing, with that.\n\n"
+        + markdown_table(header, body)
     )

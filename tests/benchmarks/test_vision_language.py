@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from balancer import smear
-from benchmarks.vision_language import study, synthesis, tables
+from benchmarks.vision_language import balancing, study, synthesis, tables
 from benchmarks.vision_language.study import CLASSES, Training, do, in_report_half, prepared, trainings
 from classifier.models.vision_language import VALUES
 
@@ -129,3 +129,29 @@ def test_what_is_shown_is_what_the_reader_says(monkeypatch: pytest.MonkeyPatch) 
     reader = SimpleNamespace(model=None)
     assert synthesis.shown(reader, np.zeros(4), {"cell_size": "big", "granularity": "yes"}) == (7 / 8, 3 / 4)
     assert synthesis.shown(reader, np.zeros(4), {"cell_size": "small"}) == (0, 0)
+
+
+def test_heads_are_compared_image_by_image_in_every_arm() -> None:
+    labels = np.repeat(["a", "b"], 40)
+
+    def predictions(arms: dict[str, int]) -> pd.DataFrame:
+        parts = []
+        for arm, wrong in arms.items():
+            for seed in (0, 1):
+                said = labels.copy()
+                said[:wrong] = "b"
+                files = [f"{i:02d}" for i in range(80)]
+                columns = {"arm": arm, "seed": seed, "split": "test", "file_name": files, "group": files}
+                parts.append(pd.DataFrame(columns | {"label": labels, "predicted": said}))
+        shuffled = pd.concat(parts).sample(frac=1, random_state=0)
+        return pd.concat([shuffled, shuffled.assign(split="validation", predicted="a")])
+
+    table = balancing.table(
+        {"class": predictions({"unbalanced": 20, "gan": 0}), "text": predictions({"unbalanced": 0})},
+        ["a", "b"],
+    )
+    header, _, unbalanced, gan = table.splitlines()
+    assert header == "| arm | class | text | text minus class |"
+    f1 = (2 * 20 / 60 + 2 * 40 / 100) / 2
+    assert unbalanced.startswith(f"| unbalanced | {f1:.3f} (") and f"| {1 - f1:+.3f} (" in unbalanced
+    assert gan.startswith("| gan | 1.000 (") and gan.endswith("| – | – |")

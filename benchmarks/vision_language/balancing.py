@@ -1,0 +1,115 @@
+"""Does language help, with balancing and without? A comparison for each head, on rendered cells with AML and CLL rare.
+
+    balancer demo --out DEMO
+    python -m benchmarks.vision_language.balancing --demo DEMO --out DIR
+
+The demo's data, the synthetic images that its gate let through, and its comparison of the class head; the same comparison of the
+heads `text` and `joint`, whose captions come from the renderer's true attributes, and those of synthetic images, which have none,
+from the sentences of their class. Comparisons that are there are not made again. Writes results/vision-language-balancing.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from balancer.data import PreparedDataset, SyntheticSet
+from balancer.errors import InputError
+from balancer.files import read_json, write_text
+from benchmarks.parts import markdown_table
+from classifier.arms import ARMS
+from classifier.compare import PREDICTIONS, compare
+from classifier.config import TrainingConfig
+from classifier.evaluation import contrast
+from classifier.models.vision_language import CLASS
+
+HEADS = ("text", "joint")
+RESULTS = Path(__file__).parents[1] / "results/vision-language-balancing.md"
+
+
+def compared(demo: Path, out: Path) -> dict[str, Path]:
+    """The finished comparison of each head. Raises InputError where `demo` holds no finished demo."""
+    reports = {CLASS: demo / "report"}
+    if not (reports[CLASS] / "report.json").is_file():
+        raise InputError(f"{demo} holds no finished demo; make one with `balancer demo --out {demo}`.")
+    data, synthetic = PreparedDataset.load(demo / "data"), SyntheticSet.load(demo / "synthetic")
+    study = read_json(reports[CLASS] / "report.json")["study"]
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in study["config"].items()}
+    config = TrainingConfig(**settings)
+    for head in HEADS:
+        reports[head] = out / head
+        if not (reports[head] / "report.json").is_file():
+            arms, seeds = list(study["arms"]), len(study["seeds"])
+            compare(data, [synthetic], reports[head], arms, seeds, replace(config, head=head))
+    return reports
+
+
+def table(predictions: dict[str, pd.DataFrame], classes: list[str]) -> str:
+    """Macro-F1 by arm and head, and what each head is better than the class head by: Markdown.
+
+    `predictions` by head: those of a comparison, with the columns arm, seed, split, file_name, group, label, predicted.
+    """
+    asked = [(head,) for head in predictions] + [(head, CLASS) for head in predictions if head != CLASS]
+    of = {head: dict(iter(_test(rows).groupby("arm", sort=False))) for head, rows in predictions.items()}
+    body = [
+        (arm, *(_figure([of[head].get(arm) for head in heads], classes) for heads in asked))
+        for arm in ARMS
+        if arm in of[CLASS]
+    ]
+    return markdown_table(["arm", *(" minus ".join(heads) for heads in asked)], body)
+
+
+def _test(predictions: pd.DataFrame) -> pd.DataFrame:
+    return predictions[predictions["split"] == "test"].sort_values(["seed", "file_name"])
+
+
+def _figure(of: list[pd.DataFrame | None], classes: list[str]) -> str:
+    """Macro-F1 of the predictions of one head, or by how much the first of two is better; – where an arm was not run."""
+    known = [rows for rows in of if rows is not None]
+    if len(known) < len(of):
+        return "–"
+    first = known[0][known[0]["seed"] == known[0]["seed"].min()]
+    index = pd.Index(classes)
+    predicted = np.stack([index.get_indexer(rows["predicted"]).reshape(-1, len(first)) for rows in known])
+    weights = np.array([1.0, -1.0][: len(known)])
+    found = contrast(
+        index.get_indexer(first["label"]), first["group"].to_numpy(), predicted, weights, len(classes)
+    )
+    sign, lowest = ("+", -1.0) if len(known) > 1 else ("", 0.0)
+    low, high = max(found.low, lowest), min(found.high, 1.0)
+    return f"{found.value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.vision_language.balancing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--demo", type=Path, default=Path("runs/demo"), metavar="DIR", help="[default: runs/demo]"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args()
+    reports = compared(options.demo, options.out)
+    study = read_json(reports[CLASS] / "report.json")["study"]
+    predictions = {head: pd.read_parquet(report / PREDICTIONS) for head, report in reports.items()}
+    counts = ", ".join(f"{n} {label}" for label, n in study["data"]["counts"]["train"].items())
+    accepted = [s["counts"] for s in study["synthetic"]]
+    text = (
+        "# Does language help, with balancing and without?\n\n"
+        f"{table(predictions, study['data']['classes'])}\n\n"
+        f"Macro-F1 on test, mean of {len(study['seeds'])} seeds and 95 % interval, paired by image and seed. Rendered cells of "
+        f"{study['data']['resolution']} px; train: {counts}; synthetic images: {accepted}; {study['config']['arch']}, "
+        f"{study['config']['steps']} steps. `python -m benchmarks.vision_language.balancing` after `balancer demo`.\n"
+    )
+    write_text(RESULTS, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from balancer.quality.gate import Judgement
     from balancer.quality.labels import LabelCheck
     from balancer.synth import Synthesis
+    from classifier.checkpoints import ClassifierRun
 
 PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -201,8 +202,8 @@ def demo(ctx: click.Context, out: Path, overwrite: bool, seed: int) -> None:
     if overwrite or not synthetic.exists():
         ctx.invoke(synth, labels=tuple(dict(DEMO_LIMITS)), n=DEMO_N, run=run, data=data, out=synthetic, seed=seed, overwrite=overwrite)
     stage("5 of 6: training a classifier to keep")
-    if overwrite or not hybrid.exists():
-        ctx.invoke(train_classifier, data=data, synthetic=(synthetic,), out=hybrid, steps=DEMO_STEPS, sampling="balanced", seed=seed, overwrite=overwrite)
+    again = hybrid.exists() and not overwrite
+    ctx.invoke(train_classifier, data=data, synthetic=(synthetic,), out=hybrid, steps=DEMO_STEPS, sampling="balanced", seed=seed, resume=again, overwrite=overwrite)
     stage("6 of 6: training the hybrid in every arm with 3 seeds")
     ctx.invoke(compare, data=data, synthetic=(synthetic,), out=report, steps=DEMO_STEPS, seed=seed, overwrite=overwrite)
 
@@ -688,11 +689,10 @@ def pretrain(data: Path, out: Path | None, overwrite: bool, resume: bool, dry_ru
 def evaluate(run: Path | None, data: Path | None, as_json: bool) -> None:
     """Judge a classifier on the test split of DATA."""
     from balancer.data import PreparedDataset, data_of
-    from classifier.checkpoints import load_run
     from classifier.prediction import evaluate_run
 
-    run = run or _newest_classifier()
-    result = evaluate_run(load_run(run), PreparedDataset.load(data) if data else data_of(run))
+    opened = _open_classifier(run)
+    result = evaluate_run(opened, PreparedDataset.load(data) if data else data_of(opened.root))
     if as_json:
         show(result)
     else:
@@ -709,10 +709,9 @@ def evaluate(run: Path | None, data: Path | None, as_json: bool) -> None:
 def predict(paths: tuple[str, ...], run: Path | None, um_per_pixel: float | None, coverage: float | None, explain: Path | None, as_json: bool) -> None:
     """Classify image files, folders or globs."""
     from balancer.data import expand_paths
-    from classifier.checkpoints import load_run
     from classifier.prediction import predict_files
 
-    for line in predict_files(load_run(run or _newest_classifier()), expand_paths(paths), um_per_pixel, coverage, explain):
+    for line in predict_files(_open_classifier(run), expand_paths(paths), um_per_pixel, coverage, explain):
         if as_json:
             show(line)
         else:
@@ -731,10 +730,9 @@ def describe_images(paths: tuple[str, ...], run: Path | None, um_per_pixel: floa
     The sentence is what is seen; what is known of such cells beside that, and is seen in no image, stands apart.
     """
     from balancer.data import expand_paths
-    from classifier.checkpoints import load_run
     from classifier.vision_language import describe_files
 
-    for line in describe_files(load_run(run or _newest_classifier()), expand_paths(paths), um_per_pixel, explain):
+    for line in describe_files(_open_classifier(run), expand_paths(paths), um_per_pixel, explain):
         if as_json:
             show(line)
             continue
@@ -755,12 +753,10 @@ def describe_images(paths: tuple[str, ...], run: Path | None, um_per_pixel: floa
 def search(query: str, data: Path | None, run: Path | None, split: str, n: int, um_per_pixel: float | None, as_json: bool) -> None:
     """Find the images of DATA that a text means, or the captions that an image file means."""
     from balancer.data import PreparedDataset, data_of
-    from classifier.checkpoints import load_run
     from classifier.vision_language import search_captions, search_images
 
-    run = run or _newest_classifier()
-    dataset = PreparedDataset.load(data) if data else data_of(run)
-    opened = load_run(run)
+    opened = _open_classifier(run)
+    dataset = PreparedDataset.load(data) if data else data_of(opened.root)
     if _names_file(query):
         found = search_captions(opened, Path(query), dataset, split, n, um_per_pixel)
     else:
@@ -805,10 +801,9 @@ def export(run: Path | None, out: Path, overwrite: bool) -> None:
     In: pixels, uint8 N×R×R×3 (RGB; ×4 with the mask where the network reads it), prepared as the run's settings in the
     file's metadata say. Out: calibrated probabilities, float32 N×classes. Normalisation is inside.
     """
-    from classifier.checkpoints import load_run
     from classifier.export import export_onnx
 
-    opened = load_run(run or _newest_classifier())
+    opened = _open_classifier(run, "cpu")
     worst = export_onnx(opened, out, overwrite)
     before = ", ".join(opened.model.transform.preprocessing)
     click.echo(f"ONNX: {out} ({', '.join(opened.classes)}; probabilities as PyTorch's to {worst:.1g})" + (f"; images have to be preprocessed first: {before}" if before else ""))
@@ -838,7 +833,8 @@ def compare(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite
     names = [name.strip() for name in arms.split(",")] if arms else None
     out = out or new_output("report")
     if dry_run:
-        show(asdict(config) | {"arms": names, "seeds": seeds, "margin": margin, "data": str(data), "out": str(out)})
+        about = {"arms": names, "seeds": seeds, "margin": margin, "data": str(data), "synthetic": [str(path) for path in synthetic], "out": str(out)}
+        show(asdict(config.resolved()) | about)
         return
     report = run(dataset, sets, out, names, seeds, config, margin, overwrite)
     if as_json:
@@ -861,13 +857,18 @@ def report(report: Path, as_json: bool) -> None:
         _say_report(result, report)
 
 
-def _newest_classifier() -> Path:
+def _open_classifier(run: Path | None, device: str | None = None) -> ClassifierRun:
+    """A classifier run, without one the newest, on the device."""
     from balancer.data import newest_classifier
+    from balancer.devices import choose_device
     from balancer.progress import note
+    from classifier.checkpoints import load_run
 
-    run = newest_classifier()
-    note(f"Classifier: {run}, the newest under ./runs.")
-    return run
+    opened = load_run(run or newest_classifier())
+    if run is None:
+        note(f"Classifier: {opened.root}, the newest under ./runs; it was trained on {opened.config['data']['source']} images.")
+    opened.model.to(choose_device(device))
+    return opened
 
 
 def _say_evaluation(result: dict[str, Any]) -> None:

@@ -78,8 +78,10 @@ def calibrate_attributes(model: Classifier, data: PreparedDataset) -> None:
             network.attribute_temperature[k] = fit_temperature(p[rows], known[rows, k])
 
 
-def evaluate_attributes(model: Classifier, data: PreparedDataset, split: str) -> dict[str, Any] | None:
-    """How well the attributes of a split's images are read, as JSON values; None where the head learns none.
+def evaluate_attributes(
+    model: Classifier, images: Images, data: PreparedDataset, split: str
+) -> dict[str, Any] | None:
+    """How well the attributes of a split are read of its images, as JSON values; None where the head learns none.
 
     For each attribute: images (of which it is known), accuracy, macro_f1 (over the values that occur) and ece; null where
     it is known of none. Their means over the attributes stand in `mean`.
@@ -89,9 +91,7 @@ def evaluate_attributes(model: Classifier, data: PreparedDataset, split: str) ->
         return None
     known = attribute_indices(data.tables[split], data.root / split / "metadata.csv")
     read: dict[str, Any] = {}
-    for k, (name, p) in enumerate(
-        zip(ATTRIBUTES, attribute_probabilities(model, data.images(split)), strict=True)
-    ):
+    for k, (name, p) in enumerate(zip(ATTRIBUTES, attribute_probabilities(model, images), strict=True)):
         rows = known[:, k] != UNKNOWN
         read[name] = attribute_scores(p[rows], known[rows, k]) if rows.any() else None
     scored = [values for values in read.values() if values is not None]

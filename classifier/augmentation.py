@@ -134,7 +134,8 @@ def trivial_augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
             colour = pixels[i, ..., :3].permute(2, 0, 1)
             pixels[i, ..., :3] = _COLOUR[k - first_colour](colour, m, signed).permute(1, 2, 0)
     moving = torch.tensor([1 <= k < first_colour for k in operation], device=device)
-    pixels[moving] = _affine(pixels[moving], matrix[moving], shift[moving])
+    if moving.any():
+        pixels[moving] = _affine(pixels[moving], matrix[moving], shift[moving])
     return pixels
 
 

@@ -1,6 +1,6 @@
 """Captions of cells: from attributes, from measured morphology and from what is known of classes.
 
-What is seen in an image and what is known of the disease are two things: `describe`, `describe_measured` and
+What is seen in an image and what is known of the disease are two things: `describe` and
 `class_sentences` tell the first; `ClassKnowledge.known` holds the second, and no caption has anything of it. Every
 function is pure: the same arguments give the same sentences, on every machine.
 """
@@ -268,29 +268,6 @@ def measured_attributes(measures: Mapping[str, float | None]) -> dict[str, str]:
         if value is not None and rule.least <= value <= rule.most:
             found[rule.attribute] = rule.value
     return found
-
-
-def describe_measured(measures: Mapping[str, float | None], seed: int) -> str:
-    """Sentences from the measures of a cell: `describe` of what they support, and figures that need no threshold.
-
-    Figures are the nucleus's share of the cell's area, and the diameter of a disc of that area where the scale is known.
-    """
-    draw = _draw("measured", seed, sorted((k, v) for k, v in measures.items() if v is not None))
-    sentences = [describe(measured_attributes(measures), draw.getrandbits(32))]
-    share, area = measures.get("nc_ratio"), measures.get("cell_area_um2")
-    if share is not None and 0 < share <= _most("nc_ratio"):
-        part = draw.choice(("takes up", "covers", "makes up"))
-        sentences.append(f"The nucleus {part} {100 * share:.0f} % of the cell's area.")
-    if area is not None and area > 0:
-        across = f"{2 * math.sqrt(area / math.pi):.0f} µm"
-        sentences.append(
-            draw.choice((f"The cell is about {across} across.", f"The cell's diameter is about {across}."))
-        )
-    return " ".join(sentences)
-
-
-def _most(column: str) -> float:
-    return max(rule.most for rule in MEASURED if rule.column == column)
 
 
 # From what is known of classes

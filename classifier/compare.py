@@ -11,27 +11,30 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError, unknown_name
 from balancer.files import read_json, write_json, write_with
+from balancer.generators.processes import alone
 from balancer.progress import note, stage
 from balancer.quality.gate import GOOD
 from classifier import evaluation, training
 from classifier.arms import ARMS, CHEAP, DEFAULT_CHEAP, FULL_DATA, GAN, Arm, full_data, gan, usable_heldout
-from classifier.config import TrainingConfig
+from classifier.config import ONE_LINEAR_LAYER, TrainingConfig
 from classifier.jobs import Job, code_version, digest, remove_stale
 from classifier.language import Language, language_for
 from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
 from classifier.report import save_examples, signed, write_report
+from classifier.transforms import Transform
 
 FORMAT = 1
 FEW = 10  # test images of a class, below which its own figures say little
@@ -68,6 +71,7 @@ def compare(
     """
     out = Path(out)
     config = (config or TrainingConfig()).resolved()
+    alone("A comparison")
     if seeds < 2:
         raise InputError(f"A comparison needs at least 2 seeds for an interval, not {seeds}; give --seeds 3.")
     if not 0 <= margin < 1:
@@ -79,8 +83,8 @@ def compare(
             raise InputError(f"{data.root} has no {split} images, without which there is no comparison.")
     accepted = sum(len(images.table) for images in synthetic)
     cheap, extra = _choose(arms, data, synthetic, accepted)
-    for name in cheap:  # raises where an arm and the configuration do not go together
-        CHEAP[name].config(config, config.seed)
+    for name in cheap:
+        _check_arm(CHEAP[name].config(config, config.seed), data)
     _refuse(out, overwrite)
 
     all_seeds = [config.seed + i for i in range(seeds)]
@@ -181,6 +185,14 @@ def _choose(
     if synthetic and not accepted:
         note("Nothing passed the gate, so the arm gan is not run.")
     return cheap, [name for name in (GAN, FULL_DATA) if name in wanted and (name != GAN or accepted)]
+
+
+def _check_arm(config: TrainingConfig, data: PreparedDataset) -> None:
+    """Raise InputError where the network has no last layer of the kind that the loss of an arm changes."""
+    if config.loss in ONE_LINEAR_LAYER:
+        with torch.random.fork_rng():
+            plain = replace(config, pretrained=False, init=None)
+            training.build(plain, len(data.classes), data.resolution, Transform())
 
 
 def _refuse(out: Path, overwrite: bool) -> None:

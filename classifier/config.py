@@ -20,7 +20,7 @@ from classifier.transforms import preprocessing_steps
 PRECISIONS = ("auto", "float32", "bfloat16")
 CAPTIONS = ("templates", "measured", "llm")
 _EVEN = (1.0, 1.0, 1.0, 1.0)
-_ONE_LINEAR_LAYER = ("ldam", "logit-adjustment")  # losses that change the last layer of a network of one head
+ONE_LINEAR_LAYER = ("ldam", "logit-adjustment")  # losses that change the last layer of a network of one head
 AUTO = "auto"
 
 
@@ -120,7 +120,7 @@ class TrainingConfig:
             raise InputError(f"joint_weights are those of the head joint, not {self.head}; leave them out.")
         if self.head == CLASS:
             return
-        if self.loss in _ONE_LINEAR_LAYER:
+        if self.loss in ONE_LINEAR_LAYER:
             raise InputError(
                 f"The loss {self.loss} changes the last layer of a network of one head; with the head {self.head} take "
                 "class-weights, balanced-softmax or another, or the head class."

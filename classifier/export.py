@@ -77,7 +77,7 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
                 f"{run.config['arch']} exported to ONNX does not run on {n} images ({str(error).strip().splitlines()[0]}), so "
                 "that no file was written."
             ) from None
-        worst = max(worst, float(np.abs(found - expected).max()))
+        worst = float(np.maximum(worst, np.abs(found - expected).max()))  # NaN where one is
     if not worst <= TOLERANCE:
         raise InputError(
             f"{run.config['arch']} exported to ONNX gives other probabilities than PyTorch (by up to {worst:.2g}), so that "
@@ -93,9 +93,10 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
 
 def _examples(run: ClassifierRun, n: int) -> np.ndarray:
     """Prepared pixels uint8 n×R×R×C to compare by: of validation, since a network may be saturated by noise; else noise."""
-    try:
+    data = None
+    with contextlib.suppress(InputError):
         data = data_of(run.root)
-    except InputError:
+    if data is None or data.resolution != run.resolution:
         channels = 3 + run.model.transform.mask
         return np.random.default_rng(0).integers(
             0, 256, (n, run.resolution, run.resolution, channels), dtype=np.uint8

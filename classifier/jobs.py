@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from balancer.data import ImageStore
+from balancer.data import ImageStore, decode
 from balancer.files import new_directory, read_json, write_json
 from balancer.imaging import crop, segmentation, stain
 
@@ -80,22 +80,25 @@ def code_version() -> str:
     folder = Path(__file__).parent
     names = (
         "arms",
+        "attributes",
         "augmentation",
         "batches",
         "calibration",
         "config",
+        "evaluation",
         "imbalance",
         "language",
         "mixing",
         "objectives",
         "optimisation",
+        "pretrained",
         "state",
         "text_encoders",
         "training",
         "transforms",
     )
     sources = [folder / f"{name}.py" for name in names] + sorted((folder / "models").glob("*.py"))
-    sources += [Path(str(module.__file__)) for module in (stain, crop, segmentation)]  # preprocessing
+    sources += [Path(str(module.__file__)) for module in (decode, stain, crop, segmentation)]  # preprocessing
     state = hashlib.sha256()
     for source in sources:
         state.update(source.read_bytes())

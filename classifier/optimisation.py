@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Protocol
 
 import timm.optim
@@ -44,12 +45,14 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
         body: Any = (
             network.body if isinstance(network, TimmNetwork) else network
         )  # timm's own knows its order
+        ordered = True
         if not hasattr(body, "group_matcher"):
             body.group_matcher = lambda coarse: {"stem": _STEM, "stages": _STAGES}
+            ordered = any(re.match(_STAGES, name) for name, _ in body.named_parameters())
         groups = timm.optim.param_groups_layer_decay(
             body, config.weight_decay, layer_decay=config.layer_decay
         )
-        if len({group["lr_scale"] for group in groups}) == 1:
+        if not ordered or len({group["lr_scale"] for group in groups}) == 1:
             raise InputError(
                 f"The layers of {config.arch} have no known order, so that a layer_decay of {config.layer_decay} cannot slow "
                 "the earlier ones; leave --layer-decay away, or take another --arch."

@@ -34,7 +34,7 @@ from classifier.calibration import (
 from classifier.checkpoints import ClassifierRun, seen_images
 from classifier.provenance import check_judges
 from classifier.reliability import Answers, Reliability, answers
-from classifier.transforms import Prepared, say_what_is_left
+from classifier.transforms import Images, Prepared, say_what_is_left
 
 COVERAGE = 0.9  # at which an evaluation says what the conformal sets hold
 _BATCH = 64
@@ -265,18 +265,18 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
         raise InputError(f"{data.root / split} has no images to judge on.")
     seen = seen_images(run.root).besides(run.config["data"]["fingerprint"], data)
     check_judges(data, [split], seen)
-    images = data.images(split)
+    stored = data.images(split)
+    images: Images = stored
     if trained_in and not own:
         note(
             f"The images of {data.root} are normalised as those were that {run.root} was trained on ({trained_in['name']})."
         )
-        found = answers(run.model, _Restained(run, images))
-    else:
-        found = answers(run.model, images)
+        images = _Restained(run, stored)
+    found = answers(run.model, images)
     result = evaluate(found.probabilities, data, split) | trust(
         found, data.labels(split), run.model.temperature, run.reliability
     )
-    attributes = evaluate_attributes(run.model, data, split)
+    attributes = evaluate_attributes(run.model, images, data, split)
     return result if attributes is None else result | {"attributes": attributes}
 
 

@@ -21,6 +21,7 @@ from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError, unknown_name
 from balancer.files import new_directory, write_csv, write_json
+from balancer.generators.processes import alone
 from balancer.progress import note, track
 from classifier.config import PRECISIONS, check_optimisation
 from classifier.imbalance import batches
@@ -85,6 +86,7 @@ def pretrain(
     `out`. Raises InputError for an `out` that exists, where there are no train images, and as `fit_autoencoder` does.
     """
     out = Path(out)
+    alone("A pretraining run")
     state = StateFile(out, _pretraining_of(data, config), overwrite, resume)
     if resume and (out / ENCODER).is_file():
         state.check_begun(_pretrained_with(PretrainedEncoder.load(out)))

@@ -42,8 +42,8 @@ def check_judges(data: PreparedDataset, splits: Iterable[str], seen: Seen | None
         known = seen.among(data, split) if seen else []
         if known:
             raise InputError(
-                f"{len(known)} of the {len(table)} images of {data.root / split} are among those that the classifier "
-                f"was trained or selected on, be it in another file ({_some(known)}); judge it on images that it has not seen."
+                f"{len(known)} of the {len(table)} images of {data.root / split} are among those that the classifier, or what "
+                f"made its synthetic images, was trained or selected on, be it in another file ({_some(known)}); judge it on images that it has not seen."
             )
         in_file = [_says_synthetic(path) for path in data.paths(split)]
         made = table.loc[

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from balancer.data import PreparedDataset, SyntheticSet
+from balancer.data.dataset import read_table
 from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError
@@ -156,13 +157,13 @@ def _write(
         }
     write_json(folder / "config.json", described)
     save_weights(folder / WEIGHTS, fitted.model, described, reliability)
-    write_csv(folder / SEEN, _seen(data, encoder))
+    write_csv(folder / SEEN, _seen(data, synthetic, encoder))
     found = answers(fitted.model, data.images("test"))
     probabilities = found.probabilities
     evaluation = evaluate(probabilities, data, "test") | trust(
         found, data.labels("test"), fitted.model.temperature, reliability
     )
-    attributes = evaluate_attributes(fitted.model, data, "test")
+    attributes = evaluate_attributes(fitted.model, data.images("test"), data, "test")
     if attributes is not None:
         evaluation["attributes"] = attributes
     write_json(folder / "evaluation.json", evaluation)
@@ -171,11 +172,15 @@ def _write(
     write_text(folder / "MODEL_CARD.md", model_card(described, evaluation, best, data))
 
 
-def _seen(data: PreparedDataset, encoder: PretrainedEncoder | None) -> pd.DataFrame:
+def _seen(
+    data: PreparedDataset, synthetic: Sequence[SyntheticSet], encoder: PretrainedEncoder | None
+) -> pd.DataFrame:
+    """Every image that the run was fitted to or selected by, itself or through synthetic images and pretraining."""
     seen = [seen_rows(data, split) for split in ("train", "validation")]
+    seen += [read_table(s.root / SEEN, ["source_sha256"]).assign(split="generator") for s in synthetic]
     if encoder is not None:
         seen.append(encoder.seen().assign(split="pretraining"))
-    return pd.concat(seen, ignore_index=True)
+    return pd.concat(seen, ignore_index=True).drop_duplicates("source_sha256", ignore_index=True)
 
 
 def _describe(

@@ -24,7 +24,7 @@ from classifier.imbalance import LDAM_SCALE, LOSSES, log_shares
 from classifier.language import Language
 from classifier.models import create_model, reads_mask
 from classifier.models.classifier import Classifier
-from classifier.models.heads import with_adjusted_logits, with_cosine_head
+from classifier.models.heads import adjustable_head, with_adjusted_logits, with_cosine_head
 from classifier.models.vision_language import CLASS, WIDTH, VisionLanguage
 from classifier.objectives import Classification, LanguageObjective
 from classifier.optimisation import set_learning_rate
@@ -206,6 +206,8 @@ def build(
         PretrainedEncoder.load(config.init).start(network, resolution)
     if config.loss == "ldam":
         network = with_cosine_head(network, classes, LDAM_SCALE)
+    if config.loss == "logit-adjustment":
+        adjustable_head(network, classes)  # raises before the training what its end would
     if config.head != CLASS:
         assert language is not None
         tower = language.reader.tower(WIDTH)

@@ -83,7 +83,9 @@ class Transform:
             if name in _TO_REFERENCE:
                 before = replace(self, preprocessing=self.preprocessing[: self.preprocessing.index(name)])
                 chosen = np.unique(np.linspace(0, len(train) - 1, _REFERENCE_IMAGES).astype(int))
-                references[name] = stain.reference_of(name, before.prepare(train[chosen])[..., :3])
+                masks = getattr(train, "masks", None)
+                seen = before.prepare(train[chosen], masks and masks(chosen))[..., :3]
+                references[name] = stain.reference_of(name, seen)
         return replace(self, references=references)
 
     @property
@@ -217,7 +219,8 @@ class Prepared:
     """Images behind a transform's `prepare`, indexed like an array: uint8 N×R×R×C.
 
     Each image is prepared when it is first asked for and kept, where all of them take up to 2 GiB; else at each access.
-    Masks are taken from `images.masks(indices)` where the images have that method. What could not be done is counted in `left`.
+    Masks are taken from `images.masks(indices)` where the images have that method. What could not be done is counted in `left`,
+    once for each image.
     """
 
     def __init__(self, images: Images, transform: Transform) -> None:
@@ -233,21 +236,28 @@ class Prepared:
         if not self.transform.changes_pixels:
             return self.images[indices]
         chosen = np.arange(len(self))[indices]
+        wanted, place = np.unique(chosen, return_inverse=True)
         if self._kept is None:
-            first = self._prepare(chosen)
-            if first[:1].nbytes * len(self) > IN_MEMORY_BYTES:
-                return first
-            self._kept = np.empty((len(self), *first.shape[1:]), np.uint8)
-            self._kept[chosen], self._known[chosen] = first, True
-        missing = np.unique(chosen[~self._known[chosen]])
-        if len(missing):
+            prepared = self._prepare(wanted)
+            if prepared[:1].nbytes * len(self) > IN_MEMORY_BYTES:
+                return prepared[place]
+            self._kept = np.empty((len(self), *prepared.shape[1:]), np.uint8)
+            self._kept[wanted] = prepared
+        elif len(missing := wanted[~self._known[wanted]]):
             self._kept[missing] = self._prepare(missing)
-            self._known[missing] = True
         return self._kept[chosen]
 
     def _prepare(self, indices: np.ndarray) -> np.ndarray:
         masks = getattr(self.images, "masks", None)
-        return self.transform.prepare(self.images[indices], masks and masks(indices), self.left)
+        known = self._known[indices]
+        parts = [
+            self.transform.prepare(self.images[some], masks and masks(some), left)
+            for some, left in ((indices[~known], self.left), (indices[known], None))
+        ]
+        prepared = np.empty((len(indices), *parts[0].shape[1:]), np.uint8)
+        prepared[~known], prepared[known] = parts
+        self._known[indices] = True
+        return prepared
 
     def say_what_is_left(self, what: str) -> None:
         """Tell the user, in one note, for how many images something could not be done; `what`: "train", say."""

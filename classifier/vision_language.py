@@ -98,9 +98,10 @@ def _sure(read: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _evidence(run: ClassifierRun) -> Draw:
     """Pictures of what the attributes rest on."""
-    from classifier.explain import attributions, sheet  # captum and matplotlib: seconds
 
     def draw(images: Sequence[np.ndarray], seen: np.ndarray, lines: Sequence[Line]) -> Sequence[np.ndarray]:
+        from classifier.explain import attributions, sheet  # captum and matplotlib: seconds
+
         network = run.language
         maps: list[list[np.ndarray]] = [[] for _ in lines]
         titles: list[list[str]] = [[] for _ in lines]

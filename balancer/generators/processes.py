@@ -10,6 +10,9 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
+from balancer.devices import choose_device
+from balancer.errors import InputError
+
 
 def processes(device: torch.device | None = None) -> PartialState:
     """The processes that `torchrun` or `accelerate launch` started, else this one alone.
@@ -17,6 +20,14 @@ def processes(device: torch.device | None = None) -> PartialState:
     The first call forms the group: over gloo when `device` is a CPU, else over the accelerators.
     """
     return PartialState(cpu=device is not None and device.type == "cpu")
+
+
+def alone(what: str) -> None:
+    """Raise InputError where several processes were started for `what`, which one does."""
+    if processes(choose_device(None)).num_processes > 1:
+        raise InputError(
+            f"{what} is made by one process; start the command itself, without torchrun or accelerate."
+        )
 
 
 def own_device(device: torch.device) -> torch.device:

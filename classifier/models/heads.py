@@ -32,6 +32,17 @@ def with_cosine_head(network: nn.Module, classes: int, s: float) -> nn.Module:
     return network
 
 
+def adjustable_head(network: nn.Module, classes: int) -> nn.Linear:
+    """The layer whose bias `with_adjusted_logits` shifts; InputError where the network has none."""
+    name, head = last_linear(network, classes, "loss logit-adjustment changes")
+    if head.bias is None:
+        raise InputError(
+            f"The last layer ({name}) of this network has no bias, so that its logits cannot be adjusted; "
+            "take another --arch, or the loss balanced-softmax."
+        )
+    return head
+
+
 @torch.no_grad()
 def with_adjusted_logits(network: nn.Module, log_pi: np.ndarray, tau: float = 1.0) -> nn.Module:
     """A copy of the network whose logits are z − τ log π, with the log shares of the classes, float K.
@@ -40,18 +51,13 @@ def with_adjusted_logits(network: nn.Module, log_pi: np.ndarray, tau: float = 1.
     where it stays with the weights.
     """
     network = copy.deepcopy(network)
-    name, head = last_linear(network, len(log_pi), "loss logit-adjustment changes")
-    if head.bias is None:
-        raise InputError(
-            f"The last layer ({name}) of this network has no bias, so that its logits cannot be adjusted; "
-            "take another --arch, or the loss balanced-softmax."
-        )
+    head = adjustable_head(network, len(log_pi))
     head.bias.sub_(torch.as_tensor(tau * log_pi, dtype=head.bias.dtype, device=head.bias.device))
     return network
 
 
 def last_linear(network: nn.Module, classes: int, what: str) -> tuple[str, nn.Linear]:
-    """The layer that yields the logits, by name; InputError where the network ends in anything but a linear layer.
+    """The layer that yields the logits, by name; InputError where the network ends in anything but one linear layer.
 
     `what` begins with the option that asks for it, and says what it does to the layer: "loss ldam changes".
     """
@@ -62,5 +68,11 @@ def last_linear(network: nn.Module, classes: int, what: str) -> tuple[str, nn.Li
         raise InputError(
             f"The {what} the last linear layer, and this network ends in another ({type(last).__name__}); take another "
             f"--arch or --{what.split()[0]}."
+        )
+    alike = [m for m in network.modules() if isinstance(m, nn.Linear) and m.weight.shape == last.weight.shape]
+    if len(alike) > 1:  # distilled networks, whose logits are the mean of two heads
+        raise InputError(
+            f"The {what} the last linear layer, and this network ends in {len(alike)} of them; take another --arch or "
+            f"--{what.split()[0]}."
         )
     return name, last

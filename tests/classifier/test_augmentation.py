@@ -35,6 +35,13 @@ def test_augmentations_repeat_with_the_generator_and_leave_the_batch_alone(name:
     assert torch.equal(without, once[..., :3])  # a mask changes nothing of the colours
 
 
+def test_trivial_augment_of_one_image_takes_any_operation() -> None:
+    pixels = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        assert AUGMENTATIONS["trivial-augment"](pixels, generator).shape == pixels.shape
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_the_mask_moves_with_the_image_and_keeps_its_levels(name: str) -> None:
     varied = AUGMENTATIONS[name](batch(), torch.Generator().manual_seed(0))

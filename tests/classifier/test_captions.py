@@ -21,7 +21,6 @@ from classifier.captions import (
     class_knowledge,
     class_sentences,
     describe,
-    describe_measured,
     measured_attributes,
     read_sentences,
     stated,
@@ -318,12 +317,3 @@ def test_measured_columns_are_those_that_are_measured() -> None:
     columns = measure(image, np.zeros((32, 32), np.uint8), um_per_pixel=0.2)
     assert {rule.column for rule in MEASURED} <= columns.keys()
     assert all(rule.value in ATTRIBUTES[rule.attribute] for rule in MEASURED)
-
-
-def test_measured_descriptions_state_what_is_supported_and_give_figures() -> None:
-    measures = {"nc_ratio": 0.62, "vacuoles": 0.0, "cell_area_um2": 113.1, "granules": None}
-    for seed in range(20):
-        text = describe_measured(measures, seed)
-        assert stated(text) == {k: {v} for k, v in measured_attributes(measures).items()}
-        assert "62 % of the cell's area" in text and "12 µm" in text
-    assert describe_measured({"nc_ratio": None}, 0) == describe_measured({"nc_ratio": 0.99}, 0)

@@ -347,6 +347,10 @@ def test_patients_count_as_known_only_when_they_are_kept_apart(data):
         ({"arms": ["unbalanced", "gann"]}, "Did you mean 'gan'"),
         ({"arms": ["gan"]}, "needs a cheap arm"),
         ({"arms": ["unbalanced", "ldam"], "config": TrainingConfig(head="text")}, "The loss ldam changes"),
+        (
+            {"arms": ["unbalanced", "logit-adjustment"], "config": TrainingConfig(arch="timm:dla46_c")},
+            "this network ends in another",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_training(tmp_path, data, synthetic, fits, options, sentence):

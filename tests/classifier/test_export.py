@@ -134,3 +134,10 @@ def test_the_check_sees_validation_images_where_they_are_at_hand(
     assert examples.shape == (5, SIDE, SIDE, 3)
     assert all((validation == example).all(axis=(1, 2, 3)).any() for example in examples)
     assert export._examples(run, 2).shape == (2, SIDE, SIDE, 3)  # noise: this run has no folder
+    larger = export._examples(replace(run, root=tmp_path, resolution=2 * SIDE), 2)
+    assert larger.shape == (
+        2,
+        2 * SIDE,
+        2 * SIDE,
+        3,
+    )  # and this one was trained on other images than lie there now

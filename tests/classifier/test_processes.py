@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -17,8 +18,11 @@ from safetensors.torch import load_file
 
 from balancer.data import PreparedDataset
 from balancer.errors import InputError
+from balancer.generators import processes as group
 from classifier import runs
+from classifier.compare import compare
 from classifier.config import TrainingConfig
+from classifier.pretraining import PretrainingConfig, pretrain
 from classifier.runs import train_run
 from classifier.training import Fitted
 
@@ -91,3 +95,17 @@ def test_two_processes_are_one_with_twice_the_passes(
 def test_a_batch_that_does_not_divide_is_a_sentence(batch: int, accumulate: int, processes: int) -> None:
     with pytest.raises(InputError, match="does not divide over"):
         TrainingConfig(batch_size=batch, accumulate=accumulate).share(processes)
+
+
+def test_a_comparison_is_made_by_one_process(
+    make_prepared: Callable[..., PreparedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "processes", lambda device=None: SimpleNamespace(num_processes=2))
+    data = make_prepared()
+    for make in (
+        lambda: compare(data, [], tmp_path / "report"),
+        lambda: pretrain(data, PretrainingConfig(), tmp_path / "encoder"),
+    ):
+        with pytest.raises(InputError, match="made by one process"):
+            make()
+    assert not (tmp_path / "report").exists() and not (tmp_path / "encoder").exists()

@@ -19,7 +19,7 @@ from classifier.checkpoints import load_run, save_weights
 from classifier.config import TrainingConfig
 from classifier.models import available, create_model, reads_mask
 from classifier.models.classifier import Classifier
-from classifier.models.heads import with_cosine_head
+from classifier.models.heads import adjustable_head, with_cosine_head
 from classifier.prediction import evaluate_run, predict_files
 from classifier.reliability import Answers, Gaussian, answers, appearance
 from classifier.runs import train_run
@@ -47,6 +47,28 @@ def test_features_of_a_cosine_head_too() -> None:
     with torch.inference_mode():
         _, features = model.with_features(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
     assert features.shape == (2, 512)
+
+
+class Distilled(torch.nn.Module):
+    """Its logits are the mean of two heads, as of timm's distilled networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.head_dist = (torch.nn.Linear(a, b) for a, b in ((3, 8), (8, 2), (8, 2)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.body(images.mean((2, 3)))
+        return (self.head(features) + self.head_dist(features)) / 2
+
+
+def test_a_network_of_two_heads_is_known_by_its_logits() -> None:
+    model = Classifier(Distilled(), Transform(), 2.0).eval()
+    with torch.inference_mode():
+        logits, features = model.with_features(torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8))
+    assert torch.allclose(features, 2 * logits)
+    for change in (lambda: with_cosine_head(Distilled(), 2, 30.0), lambda: adjustable_head(Distilled(), 2)):
+        with pytest.raises(InputError, match="ends in 2 of them"):
+            change()
 
 
 def test_the_distance_is_mahalanobis_in_units_of_the_limit() -> None:

@@ -33,7 +33,7 @@ def test_a_run_holds_what_the_contract_names(
     make_prepared: Prepared, make_synthetic: Synthetic, tmp_path: Path
 ) -> None:
     data = make_prepared()
-    synthetic = make_synthetic(data)
+    synthetic = make_synthetic(data, seen=("f" * 64,))
     out = train_run(data, [synthetic], QUICK, tmp_path / "run")
     names = [
         "MODEL_CARD.md",
@@ -73,6 +73,10 @@ def test_a_run_holds_what_the_contract_names(
     for label in data.classes:
         for ours, theirs in (("recall",) * 2, ("precision",) * 2, ("f1", "f1-score"), ("images", "support")):
             assert evaluation["per_class"][label][ours] == pytest.approx(report[label][theirs])
+
+    seen = pd.read_csv(out / "seen.csv").set_index("source_sha256")["split"]
+    assert seen["f" * 64] == "generator" and seen.index.is_unique
+    assert seen.value_counts()["train"] == len(data.tables["train"])
 
     run = load_run(out)
     assert (run.classes, run.resolution, run.config) == (data.classes, 8, config)

@@ -281,6 +281,9 @@ def test_layer_decay_leaves_what_is_new_beside_a_published_body_at_the_full_rate
 def test_layer_decay_is_refused_where_the_order_of_the_layers_is_not_known() -> None:
     with pytest.raises(InputError, match="layers of cnn11 have no known order"):
         make_optimizer(TrainingConfig(arch="cnn11", layer_decay=0.75), create_model("cnn11", 3, 32))
+    hidden = torch.nn.ModuleDict({"patch_embed": torch.nn.Linear(2, 2), "blocks": torch.nn.Linear(2, 2)})
+    with pytest.raises(InputError, match="have no known order"):
+        make_optimizer(TrainingConfig(layer_decay=0.75), hidden)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -179,11 +179,43 @@ def test_every_image_is_prepared_once_and_kept(monkeypatch: pytest.MonkeyPatch) 
     prepared = Prepared(images, Transform(preprocessing=("clahe",)))
     for indices in (np.array([1, 3, 1]), np.array([0, 1]), slice(None)):
         np.testing.assert_array_equal(prepared[indices], images[indices][..., ::-1])
-    assert sum(seen) == 6  # the first batch held one image twice
+    assert sum(seen) == 5
     monkeypatch.setattr(transforms, "IN_MEMORY_BYTES", 0)
     large = Prepared(images, Transform(preprocessing=("clahe",)))
     for _ in range(2):
         np.testing.assert_array_equal(large[2:], images[2:, ..., ::-1])
+
+
+def test_what_is_left_is_counted_once_where_images_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms, "IN_MEMORY_BYTES", 0)
+    images = np.full((3, SIDE, SIDE, 3), 200, np.uint8)
+    prepared = Prepared(images, Transform(preprocessing=("crop",)))
+    for indices in (np.array([0, 0, 1]), np.array([1, 2]), slice(None)):
+        np.testing.assert_array_equal(prepared[indices], images[indices])
+    assert prepared.left == {"no cell was found": 3}
+
+
+def test_the_stain_reference_is_measured_where_given_masks_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Masked:
+        def __init__(self, images: np.ndarray, masks: list[np.ndarray]) -> None:
+            self.images, self.known = images, masks
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, indices, /) -> np.ndarray:  # type: ignore[no-untyped-def]
+            return self.images[indices]
+
+        def masks(self, indices: np.ndarray) -> list[np.ndarray]:
+            return [self.known[i] for i in indices]
+
+    images, corner = cells(2), np.zeros((SIDE, SIDE), np.uint8)
+    corner[:8, :8], corner[2:6, 2:6] = CYTOPLASM, NUCLEUS
+    transform = Transform(preprocessing=("crop", "reinhard"))
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(stain, "reference_of", lambda name, pixels: shown.append(pixels) or {})
+    transform.fitted(Masked(images, [corner] * 2))
+    np.testing.assert_array_equal(shown[0], Transform(preprocessing=("crop",)).prepare(images, [corner] * 2))
 
 
 def test_a_mask_moves_with_its_image_and_keeps_its_levels() -> None:

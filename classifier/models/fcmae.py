@@ -22,6 +22,7 @@ from classifier.models.backbones import (
     auto_size,
     linear_head,
     refuse_unpublished,
+    with_own_norms,
 )
 from classifier.models.registry import register
 
@@ -58,7 +59,7 @@ class MaskedAutoencoder(nn.Module):
         width = min(_DECODER_WIDTH, 2 * widths[-1])
         self.embed = nn.Conv2d(widths[-1], width, 1)
         self.token = nn.Parameter(torch.empty(1, width, 1, 1))
-        self.decoder = ConvNeXtBlock(width, use_grn=True, ls_init_value=None)
+        self.decoder = with_own_norms(ConvNeXtBlock(width, use_grn=True, ls_init_value=None))
         self.predict = nn.Conv2d(width, channels * self.stride**2, 1)
         nn.init.normal_(self.token, std=0.02)
 

@@ -6,7 +6,8 @@ The plain loop is what timm's train.py does on a CPU: `timm.create_model`, timm'
 already and flipped both ways, AdamW by `timm.optim.create_optimizer_v2`, float32. Ours is `classifier.training.update`
 on `classifier.batches.training_batches`, with flips, quarter turns and shifts, gradients clipped, in the precision that
 it chooses itself, in float32, and compiled by `torch.compile`, whose first step is told apart: after how many steps it has
-paid for itself. The networks, timm's own, are the same on all sides. They are measured by turns in
+paid for itself. The networks, timm's own, are the same on all sides, but for
+the order in which ours takes ConvNeXt V2's response norm. They are measured by turns in
 one run (A B C, C B A, …); a ratio is the median over the turns, with its quartiles beside it, by the clock and by
 processor time, which other work disturbs less.
 

@@ -143,7 +143,7 @@ def test_a_head_learns_what_it_is_for(head: str, data: PreparedDataset) -> None:
     )  # fmt: skip
     accuracy = (fitted.validation_probabilities.argmax(1) == data.labels("validation")).mean()
     assert accuracy > (0.5 if head == "contrastive" else 0.7)  # chance is a third
-    read = evaluate_attributes(fitted.model, data, "validation")
+    read = evaluate_attributes(fitted.model, data.images("validation"), data, "validation")
     if head in ("text", "contrastive"):
         assert read is None
     else:
@@ -220,7 +220,7 @@ def test_a_run_is_read_again_and_says_how_it_reads_attributes(run: Path, data: P
     assert isinstance(opened.reader, WordReader)
     again = evaluate_run(opened, data)
     assert again["macro_f1"] == pytest.approx(evaluation["macro_f1"])
-    read = evaluate_attributes(opened.model, data, "test")
+    read = evaluate_attributes(opened.model, data.images("test"), data, "test")
     assert read is not None and read["mean"] == pytest.approx(evaluation["attributes"]["mean"])
     temperatures = opened.language.attribute_temperature
     assert (temperatures != 1).any()

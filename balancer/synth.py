@@ -365,7 +365,7 @@ def _asked(
 
 def _check_scorer(scorer: Scorer, data: PreparedDataset) -> None:
     """Refuse a scorer that knows the images which are to judge: what it keeps would be chosen by them."""
-    for split in ("test", "validation"):
+    for split in ("test", *HELD_OUT):
         if known := scorer.trained_on(data, split):
             named = ", ".join(known[:3]) + (", …" if len(known) > 3 else "")
             raise InputError(

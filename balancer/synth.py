@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from balancer.data import PreparedDataset, SyntheticSet, data_of, find_runs, newest_generator
-from balancer.data.attributes import check_attributes
+from balancer.data.attributes import check_attributes, check_consistent, completed
 from balancer.data.dataset import FORMAT, read_table
 from balancer.data.seen import Seen
 from balancer.errors import InputError, unknown_name
@@ -335,14 +335,7 @@ def _asked(
 ) -> dict[str, str]:
     """The attributes to ask of the generator; of one that is told classes none, and it is refused to name some."""
     attributes = check_attributes(attributes)
-    granules = {name: value != "nil" for name, value in attributes.items() if name.startswith("granule_")}
-    if "granularity" in attributes:
-        granules["granularity"] = attributes["granularity"] == "yes"
-    if len(set(granules.values())) > 1:
-        named = ", ".join(f"{name}={attributes[name]}" for name in granules)
-        raise InputError(
-            f"The attributes {named} contradict each other: there are granules or there are none."
-        )
+    check_consistent(attributes)
     if generator.info.get("attributes") is None:
         if attributes:
             raise InputError(
@@ -356,7 +349,8 @@ def _asked(
             raise InputError(
                 f"The text states {name}={stated[name]}, and --attributes {name}={value}; give one of them."
             )
-    asked = check_attributes(stated | attributes)
+    check_consistent(stated | attributes)
+    asked = completed(stated | attributes)
     if scorer:
         listed = ", ".join(f"{name}={value}" for name, value in asked.items())
         note(f"Attributes that the generator is asked for: {listed or 'none (the text states none)'}.")

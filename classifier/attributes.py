@@ -63,16 +63,16 @@ def attribute_probabilities(model: Classifier, images: Images) -> list[np.ndarra
         return [z.softmax(dim=1).cpu().numpy() for z in logits]
 
 
-def calibrate_attributes(model: Classifier, data: PreparedDataset) -> None:
-    """Set the temperature of each attribute on the validation split of `data` (`calibration.fit_temperature`).
+def calibrate_attributes(model: Classifier, images: Images, known: np.ndarray) -> None:
+    """Set the temperature of each attribute on validation images (`calibration.fit_temperature`).
 
-    An attribute known of fewer than 10 validation images keeps 1, and so do all where the head learns none.
+    `known`: their attributes, int N×11, -1 where unknown. An attribute known of fewer than 10 of them keeps 1, and so do all
+    where the head learns none.
     """
     network = model.network
     if not isinstance(network, VisionLanguage) or network.head not in READ_ATTRIBUTES:
         return
-    known = attribute_indices(data.tables["validation"], data.root / "validation" / "metadata.csv")
-    for k, p in enumerate(attribute_probabilities(model, data.images("validation"))):
+    for k, p in enumerate(attribute_probabilities(model, images)):
         rows = known[:, k] != UNKNOWN
         if rows.sum() >= ENOUGH:
             network.attribute_temperature[k] = fit_temperature(p[rows], known[rows, k])

@@ -8,6 +8,7 @@ function is pure: the same arguments give the same sentences, on every machine.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import random
 import unicodedata
@@ -17,9 +18,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from balancer.data.attributes import completed
 from balancer.errors import InputError
 from balancer.files import read_json
-from classifier.phrases import MUCH_NUCLEUS, RATIO_NAMES, WORDS, completed, normalised
+from classifier.phrases import MUCH_NUCLEUS, RATIO_NAMES, WORDS, normalised
 from classifier.phrases import stated as stated
 
 MOST_CHARACTERS = 2000
@@ -583,6 +585,17 @@ def class_sentences(
             f"label, sentence). Known: {', '.join(CLASSES)}.{hint}"
         )
     return [_class_text(knowledge, _draw("class", label, seed, i), named) for i in range(n)]
+
+
+def class_facts(label: str, given: Mapping[str, Sequence[str]] | None = None, named: bool = True) -> str:
+    """What `class_sentences` says of a class in whatever words: equal for classes of which the same is said."""
+    if own := (given or {}).get(label):
+        return json.dumps(sorted(set(own)))
+    knowledge = class_knowledge(label)
+    if knowledge is None:
+        return label
+    name = knowledge.name if named else None
+    return json.dumps([name, completed(knowledge.attributes), sorted(knowledge.seen)])
 
 
 def _class_text(knowledge: ClassKnowledge, draw: random.Random, named: bool) -> str:

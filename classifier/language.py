@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from balancer.data import PreparedDataset
 from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values
 from balancer.errors import InputError, unknown_name
+from balancer.generators.processes import processes
 from balancer.imaging.morphology import measure
 from balancer.imaging.segmentation import segment
 from balancer.progress import note, track
 from balancer.quality.features import cache_folder
-from classifier.captions import class_sentences, describe, measured_attributes, read_sentences
+from classifier.captions import class_facts, class_sentences, describe, measured_attributes, read_sentences
 from classifier.config import TrainingConfig
 from classifier.models.vision_language import CLASS, READ_ATTRIBUTES
 from classifier.text_encoders import Reader, make_reader
@@ -98,7 +100,8 @@ def language_for(
         kept = cache_folder().parent / "captions" / "rewritten.jsonl"
 
         def asked(captions: Sequence[str], values: Sequence[Mapping[str, str]]) -> list[str]:
-            return rewrite(captions, values, endpoints, kept, config.seed)
+            with processes().main_process_first():  # the others find its answers kept
+                return rewrite(captions, values, endpoints, kept, config.seed)
 
     taught = config.head != "contrastive"
     if config.captions == "measured":
@@ -132,6 +135,14 @@ def _endpoint(text: str) -> Endpoint:
             f"The endpoint '{text}' is not of the form MODEL@URL, for example llama@http://localhost:8000/v1."
         )
     return Endpoint(f"http{url}", model, KEY if os.environ.get(KEY) else None)
+
+
+def known_attributes(config: TrainingConfig, data: PreparedDataset, split: str) -> np.ndarray:
+    """The attributes of a split's images, int64 N×11, -1 where unknown: measured where the captions of `config` are."""
+    rows, where = data.tables[split], data.root / split / "metadata.csv"
+    if config.captions == "measured":
+        rows = with_measured(rows, data.images(split), where)
+    return attribute_indices(rows, where)
 
 
 def with_measured(rows: pd.DataFrame, images: Images, where: Path | str) -> pd.DataFrame:
@@ -181,7 +192,10 @@ def language_of(
     ]
     if reword is not None:
         captions = _reworded(captions, values, reword)
-    said = [json.dumps(value) if value else label for value, label in zip(values, labels, strict=True)]
+    of_class = {label: class_facts(label, given, taught) for label in classes}
+    said = [
+        json.dumps(value) if value else of_class[label] for value, label in zip(values, labels, strict=True)
+    ]
     present = np.isin(classes, labels)
     learned = [sentences[label] for label, there in zip(classes, present, strict=True) if there and taught]
     corpus = [text for texts in [*captions, *learned] for text in texts]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from balancer.data.attributes import ATTRIBUTES, check_attributes
+from balancer.data.attributes import ATTRIBUTES
 
 WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "cell_size": {"big": ("big", "large"), "small": ("small",)},
@@ -211,14 +211,17 @@ _CONNECTIVES = (
     "with, in, of, to, on, at, by, while, whose, which, that, its, the, this, these, it, as, but, for, from, around, "
     "within, inside, between, there, also, than, who, where, such, does, do, did, can, could, may, has been"
 )
-# Adjectives and adverbs that say nothing of an attribute, and what may stand between others.
+# Adjectives and adverbs that say nothing of a cell by themselves, and what may stand between others.
 _NEUTRAL = (
     "very, rather, quite, fairly, mostly, relatively, somewhat, slightly, markedly, clearly, clear cut, deeply, evenly, visible, "
-    "distinct, obvious, discernible, noticeable, many, few, some, numerous, single, white, blood, cytoplasmic, nuclear, "
-    "medium sized, medium, oval, central, eccentric, scattered, pale, bright, yet, any, own, grey, gray, greyish, grayish, "
-    "grey blue, gray blue, greyish blue, grayish blue, blue grey, blue gray, smooth, mature, immature, typical, prominent, "
-    "conspicuous, characteristic, generally, overall, stained, staining, coloured, colored, shaped, both, "
-    "sign of, signs of, trace of, traces of, evidence of"
+    "distinct, obvious, discernible, noticeable, some, blood, cytoplasmic, nuclear, yet, any, own, prominent, conspicuous, "
+    "generally, overall, stained, staining, coloured, colored, shaped, both, sign of, signs of, trace of, traces of, evidence of"
+)
+# Adjectives that describe a cell, in ways that the vocabulary has no value for.
+_OUTSIDE = (
+    "many, few, numerous, single, white, medium sized, medium, oval, central, eccentric, scattered, pale, bright, grey, gray, "
+    "greyish, grayish, grey blue, gray blue, greyish blue, grayish blue, blue grey, blue gray, smooth, mature, immature, typical, "
+    "characteristic"
 )
 _STOPS = {".", ";", "!", "?"}
 
@@ -230,6 +233,9 @@ class _Item:
     kind: str  # word, noun, copula, having, negator, absent, seen, and, or, article, neutral, connective, stop, comma, unknown
     text: str = ""  # of a noun: what it names
     means: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # → attribute, values
+    outside: bool = (
+        False  # of a neutral piece: whether it describes something that the vocabulary does not have
+    )
 
 
 @cache
@@ -250,6 +256,7 @@ def _lexicon() -> dict[tuple[str, ...], _Item]:
     }
     for kind, words in kinds.items():
         table |= {key: _Item(kind, " ".join(key)) for key in _keys(words)}
+    table |= {key: _Item("neutral", " ".join(key), outside=True) for key in _keys(_OUTSIDE)}
     for topic, words in _NOUNS.items():
         table |= {key: _Item("noun", topic) for key in _keys(words)}
     meanings: dict[tuple[str, ...], dict[str, tuple[str, tuple[str, ...]]]] = {}
@@ -319,7 +326,7 @@ def stated(text: str) -> dict[str, set[str]]:
 
     Several values are alternatives ("segmented nucleus": bilobed or multilobed). "round", "small", "blue" … count for what
     they are said of: the noun that they stand before, else the one that the clause is about, else the cell. What is denied
-    is not stated ("not round"), but for vacuoles and granules, whose absence is a value. As in `completed`, no granules
+    is not stated ("not round"), but for vacuoles and granules, whose absence is a value. As in `balancer.data.attributes.completed`, no granules
     are granules of type and colour nil, and granules of some type or colour are granules. What the vocabulary has no
     word for (grey cytoplasm, an oval nucleus, large granules) states nothing.
 
@@ -330,13 +337,7 @@ def stated(text: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     grouped: set[str] = set()
     described: dict[int, int] = {}  # noun → the first adjective before it
-    predicates: set[int] = set()
-    for i, item in enumerate(items):
-        if item.kind != "word":
-            continue
-        noun = _noun_of(items, i, predicates)
-        topic = _CELL if noun is None else items[noun].text if noun >= 0 else _OTHER
-        meaning = item.means.get(topic) or item.means.get(_ANY)
+    for i, noun, meaning in _adjectives(items):
         if meaning is None:
             continue
         attribute, values = meaning
@@ -363,6 +364,30 @@ def stated(text: str) -> dict[str, set[str]]:
         found.setdefault("granule_type", set()).add("nil")
         found.setdefault("granule_colour", set()).add("nil")
     return {name: found[name] for name in ATTRIBUTES if name in found}
+
+
+def unsaid(text: str) -> set[str]:
+    """Pieces of a text that describe what `stated` has no attribute for, or that it does not know; in lower case.
+
+    Words and adjectives for what the vocabulary does not have (an oval nucleus), and those that it has for other things (a
+    blue nucleus); names of what is no part of the cell's description (a nucleolus), all of them as "other".
+
+    >>> sorted(unsaid("An immature cell with a blue nucleus, nicely round."))
+    ['blue', 'immature', 'nicely']
+    """
+    items = _items(text)
+    pieces = {item.text for item in items if item.outside or item.kind == "unknown" or item.text == _OTHER}
+    return pieces | {items[i].text for i, _, meaning in _adjectives(items) if meaning is None}
+
+
+def _adjectives(items: list[_Item]) -> Iterator[tuple[int, int | None, tuple[str, tuple[str, ...]] | None]]:
+    """Where adjectives stand, the noun of each as `_noun_of` gives it, and its attribute and values, None where it has none."""
+    predicates: set[int] = set()
+    for i, item in enumerate(items):
+        if item.kind == "word":
+            noun = _noun_of(items, i, predicates)
+            topic = _CELL if noun is None else items[noun].text if noun >= 0 else _OTHER
+            yield i, noun, item.means.get(topic) or item.means.get(_ANY)
 
 
 def _noun_of(items: list[_Item], i: int, predicates: set[int]) -> int | None:
@@ -477,29 +502,3 @@ def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
         if after in ("seen", "neutral", "stop"):
             return False if first is None else None
     return True
-
-
-@cache
-def plain_words() -> frozenset[str]:
-    """The words in which attributes can be stated, and those that say nothing; none that names anything else in a cell."""
-    said = (key for key, item in _lexicon().items() if (item.kind, item.text) != ("noun", _OTHER))
-    return frozenset(word for key in said for word in key)
-
-
-def completed(attributes: Mapping[str, str]) -> dict[str, str]:
-    """`attributes` with what follows from them about granules, in the order of the vocabulary.
-
-    No granules, type nil and colour nil are one fact: each of them gives the other two. Granules of a type or a colour are
-    granules. Where the three contradict each other, `granularity` decides, and without it neither of the others counts.
-    Raises InputError for an attribute or a value that the vocabulary does not have.
-    """
-    facts = check_attributes(attributes)
-    details = {name: facts.pop(name) for name in ("granule_type", "granule_colour") if name in facts}
-    votes = {value != "nil" for value in details.values()}
-    if "granularity" not in facts and len(votes) == 1:
-        facts["granularity"] = "yes" if votes == {True} else "no"
-    if facts.get("granularity") == "no":
-        facts |= {"granule_type": "nil", "granule_colour": "nil"}
-    elif facts.get("granularity") == "yes":
-        facts |= {name: value for name, value in details.items() if value != "nil"}
-    return check_attributes(facts)

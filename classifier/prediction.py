@@ -193,23 +193,60 @@ def _reader(run: ClassifierRun, um_per_pixel: float | None) -> Callable[[Path], 
             raise InputError(
                 f"{path} is {size[0]}×{size[1]} pixels, too few to show a cell; give images of at least {_SMALLEST}×{_SMALLEST}."
             )
-        return _normalised(
-            run, read_any_image(path, run.resolution, crop, um_per_pixel, to_um_per_pixel), path
-        )
+        return restained(run, read_any_image(path, run.resolution, crop, um_per_pixel, to_um_per_pixel), path)
 
     return read
 
 
-def _normalised(run: ClassifierRun, pixels: np.ndarray, path: Path) -> np.ndarray:
-    """uint8 R×R×3 in the stain that the run was trained on; as it is where that cannot be, with a note."""
+def restained(run: ClassifierRun, pixels: np.ndarray, name: Path | str) -> np.ndarray:
+    """An image, uint8 R×R×3, in the stain that the run was trained on; as it is where that cannot be, with a note of its name."""
     normalisation = run.config.get("stain")
     if normalisation is None:
         return pixels
     try:
         return stain.normalise(normalisation["name"], pixels, normalisation["reference"])
     except InputError as error:
-        note(f"{path} stays as it is: {error}.")
+        note(f"{name} stays as it is: {error}.")
         return pixels
+
+
+def to_restain(run: ClassifierRun, data: PreparedDataset) -> bool:
+    """Whether images of `data` are still to be brought to the stain that the run was trained on (`restained`); a note says so.
+
+    Raises InputError where they were brought to another, and says in a note where the run knows no stain but its images' own.
+    """
+    trained_in, own = run.config.get("stain"), data.info.get("stain")
+    if trained_in and own and trained_in != own:
+        raise InputError(
+            f"{data.root} was brought to a stain of its own ({own['name']}), and {run.root} was trained on another "
+            f"({trained_in['name']}, to its train images); prepare the data without --stain: it is then normalised as the "
+            "training images were."
+        )
+    if own and not trained_in:
+        note(
+            f"{run.root} was trained on images whose stain was not normalised, as it was in {data.root}: its result speaks of that too."
+        )
+    if trained_in and not own:
+        note(
+            f"The images of {data.root} are normalised as those were that {run.root} was trained on ({trained_in['name']})."
+        )
+    return bool(trained_in and not own)
+
+
+def images_for(run: ClassifierRun, data: PreparedDataset, split: str) -> Images:
+    """The images of a split in the stain that the run was trained on.
+
+    Raises InputError when the resolution differs from the run's, the split is empty, and as `to_restain` does.
+    """
+    if run.resolution != data.resolution:
+        raise InputError(
+            f"{run.root} takes images of {run.resolution} px, {data.root} has {data.resolution} px; "
+            f"prepare the data with --resolution {run.resolution}."
+        )
+    if data.tables[split].empty:
+        raise InputError(f"{data.root / split} has no images.")
+    images = data.images(split)
+    return _Restained(run, images) if to_restain(run, data) else images
 
 
 class _Restained:
@@ -217,8 +254,7 @@ class _Restained:
 
     def __init__(self, run: ClassifierRun, images: ImageStore) -> None:
         self.masks = images.masks
-        restained = [_normalised(run, images[[k]][0], path) for k, path in enumerate(images.paths)]
-        self._pixels = np.stack(restained)
+        self._pixels = np.stack([restained(run, images[[k]][0], path) for k, path in enumerate(images.paths)])
 
     def __len__(self) -> int:
         return len(self._pixels)
@@ -240,38 +276,14 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
             f"{run.root} knows the classes {', '.join(run.classes)}, {data.root} has {', '.join(data.classes)}; "
             "prepare the data with the same classes (`--map`)."
         )
-    if run.resolution != data.resolution:
-        raise InputError(
-            f"{run.root} takes images of {run.resolution} px, {data.root} has {data.resolution} px; "
-            f"prepare the data with --resolution {run.resolution}."
-        )
-    trained_in, own = run.config.get("stain"), data.info.get("stain")
-    if trained_in and own and trained_in != own:
-        raise InputError(
-            f"{data.root} was brought to a stain of its own ({own['name']}), and {run.root} was trained on another "
-            f"({trained_in['name']}, to its train images); prepare the data without --stain: it is then normalised as the "
-            "training images were."
-        )
-    if own and not trained_in:
-        note(
-            f"{run.root} was trained on images whose stain was not normalised, as it was in {data.root}: its result speaks of that too."
-        )
+    images = images_for(run, data, split)
     if run.config.get("to_um_per_pixel") != data.info.get("to_um_per_pixel"):
         note(
             f"{run.root} was trained on images that `balancer prepare` brought to another scale than those of {data.root} "
             "(--to-um-per-pixel): its result speaks of that too."
         )
-    if data.tables[split].empty:
-        raise InputError(f"{data.root / split} has no images to judge on.")
     seen = seen_images(run.root).besides(run.config["data"]["fingerprint"], data)
     check_judges(data, [split], seen)
-    stored = data.images(split)
-    images: Images = stored
-    if trained_in and not own:
-        note(
-            f"The images of {data.root} are normalised as those were that {run.root} was trained on ({trained_in['name']})."
-        )
-        images = _Restained(run, stored)
     found = answers(run.model, images)
     result = evaluate(found.probabilities, data, split) | trust(
         found, data.labels(split), run.model.temperature, run.reliability

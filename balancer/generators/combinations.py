@@ -16,11 +16,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, check_attributes, multi_hot
+from balancer.data.attributes import (
+    ATTRIBUTES,
+    UNKNOWN,
+    attribute_indices,
+    check_consistent,
+    completed,
+    multi_hot,
+)
 from balancer.errors import InputError, unknown_name
 from balancer.generators.seeds import derive
 
 WITHHELD = 0.1  # share of the images of which half of the known attributes are not told in a step: our choice
+
+_NIL = np.array([values.index("nil") if "nil" in values else len(values) for values in ATTRIBUTES.values()])
 
 
 @dataclass(frozen=True)
@@ -46,20 +55,26 @@ class Combinations:
     def draw(self, values: Mapping[str, str], seeds: Sequence[int], label: str | None = None) -> np.ndarray:
         """Combinations with these values, int64 N×11, the i-th a function of the i-th seed alone.
 
-        Attributes that are not asked for come from a combination that agrees with as many of `values` as any among the
-        images of `label` (of all classes, if None), drawn in proportion to its images. Raises InputError for a class
-        without images, and for an attribute or a value that there is not.
+        Attributes that are not asked for, and do not follow from what is (`completed`), come from a combination that agrees
+        with as many of `values` as any among the images of `label` (of all classes, if None), drawn in proportion to its
+        images; where it has no granules and some are asked for, their type and colour are unknown. Raises InputError for a
+        class without images, for an attribute or a value that there is not, and for granules asked for and denied.
         """
         if label is not None and label not in self.counts:
             raise unknown_name("class", label, self.counts)
-        asked = attribute_indices(pd.DataFrame([check_attributes(values)]), "What is asked for")[0]
+        check_consistent(values)
+        facts = completed(values)
+        asked = attribute_indices(pd.DataFrame([facts]), "What is asked for")[0]
         chosen = asked != UNKNOWN
         images = np.sum(list(self.counts.values()), axis=0) if label is None else self.counts[label]
         agreeing = np.where(images > 0, (self.indices == asked)[:, chosen].sum(1), -1)
         cumulated = np.cumsum(np.where(agreeing == agreeing.max(), images, 0))
         shares = [np.random.default_rng(derive(seed, "condition")).random() for seed in seeds]
         which = np.searchsorted(cumulated, np.array(shares) * cumulated[-1], side="right")
-        return np.where(chosen, asked, self.indices[which])
+        drawn = self.indices[which]
+        if facts.get("granularity") == "yes":
+            drawn = np.where(drawn == _NIL, UNKNOWN, drawn)
+        return np.where(chosen, asked, drawn)
 
     def to_json(self) -> dict[str, Any]:
         """The vocabulary, and for each class its combinations (indices, with commas) and their numbers of images."""

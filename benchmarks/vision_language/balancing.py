@@ -20,6 +20,7 @@ import pandas as pd
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
 from balancer.files import read_json, write_text
+from balancer.quality.features import file_sha256
 from benchmarks.parts import markdown_table
 from classifier.arms import ARMS
 from classifier.compare import PREDICTIONS, compare
@@ -38,10 +39,11 @@ def compared(demo: Path, out: Path) -> dict[str, Path]:
         raise InputError(f"{demo} holds no finished demo; make one with `balancer demo --out {demo}`.")
     data, synthetic = PreparedDataset.load(demo / "data"), SyntheticSet.load(demo / "synthetic")
     study = read_json(reports[CLASS] / "report.json")["study"]
+    kept = out / file_sha256(reports[CLASS] / "report.json")[:16]  # another demo, other reports
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in study["config"].items()}
     config = TrainingConfig(**settings)
     for head in HEADS:
-        reports[head] = out / head
+        reports[head] = kept / head
         if not (reports[head] / "report.json").is_file():
             arms, seeds = list(study["arms"]), len(study["seeds"])
             compare(data, [synthetic], reports[head], arms, seeds, replace(config, head=head))

@@ -184,7 +184,8 @@ def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
         language=language,
     )
     seconds = time.process_time() - begun
-    calibrate_attributes(fitted.model, data)
+    known = attribute_indices(data.tables["validation"], data.root)
+    calibrate_attributes(fitted.model, data.images("validation"), known)
     other = unseen(sets, out, unit.resolution)
     tables = []
     for name, judges, splits in (("wbcatt", data, ("test",)), (UNSEEN, other, STUDY_SPLITS)):

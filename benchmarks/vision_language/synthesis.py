@@ -3,7 +3,7 @@
     python -m benchmarks.vision_language.synthesis --out DIR [--sets DIR] [--kimg K]
 
 Two ways on PBC with WBCAtt's attributes at 64 px, both begun from the generator in the box: a generator that is told
-attributes, asked for combinations of the train images and for some that no class has; and one that is told classes, of
+attributes, asked for combinations of the train images and for some that no image has; and one that is told classes, of
 whose images those are kept that fit a text (`balancer synth --text`). The reader is a network of another kind and seed than the
 scorer. Runs that are there are not made again. Writes results/vision-language-synthesis.md.
 """
@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from balancer.data import PreparedDataset
-from balancer.data.attributes import ATTRIBUTES, attribute_indices, attribute_values
+from balancer.data.attributes import ATTRIBUTES, attribute_indices
 from balancer.files import write_text
 from balancer.generators import GeneratorConfig, read_source
 from balancer.generators import train as train_generator
@@ -37,16 +38,16 @@ IMAGES = 64  # made for each combination
 KEPT = 0.25  # of the candidates for a text, as many as fit it better than three of four real images would
 FEWEST = 10  # train images of a combination that is asked for
 ASKED = ("cell_size", "nucleus_shape", "granule_colour")  # what a combination of the train images is asked by
-NEW: tuple[dict[str, str], ...] = (  # no class has them
-    {"cell_size": "small", "nucleus_shape": "unsegmented-round", "granule_type": "round", "granule_colour": "red", "granularity": "yes"},
-    {"nucleus_shape": "segmented-multilobed", "granule_type": "nil", "granule_colour": "nil", "granularity": "no"},
-    {"nucleus_shape": "unsegmented-band", "granule_type": "coarse", "granule_colour": "purple", "granularity": "yes"},
-)  # fmt: skip
+NEW: tuple[dict[str, str], ...] = (  # no image has them
+    {"nucleus_shape": "segmented-multilobed", "granularity": "no"},
+    {"nucleus_shape": "segmented-multilobed", "nuclear_cytoplasmic_ratio": "high"},
+    {"granule_type": "round", "granule_colour": "purple", "granularity": "yes"},
+)
 
 
 def generator(data: PreparedDataset, out: Path, condition: str, kimg: float) -> Path:
     """The run of a generator that is told `condition`, begun from the builtin one and fine-tuned as the docs advise."""
-    run = out / f"generator-{condition}"
+    run = out / f"generator-{condition}-{kimg:g}"
     if not (run / "generator.safetensors").is_file():
         config = GeneratorConfig(
             generator="projected",
@@ -100,17 +101,26 @@ def shown(reader: ClassifierRun, images: np.ndarray, asked: Mapping[str, str]) -
     return float(right.mean()), float(right.all(axis=0).mean())
 
 
+def having(table: pd.DataFrame, asked: Mapping[str, str], label: str | None = None) -> np.ndarray:
+    """Rows (int) of images that have the attributes, of the class where one is named."""
+    has = np.ones(len(table), dtype=bool) if label is None else (table["label"] == label).to_numpy()
+    for name, value in asked.items():
+        has = has & (table[name] == value).to_numpy()
+    return np.flatnonzero(has)
+
+
 def real(data: PreparedDataset, asked: Mapping[str, str], label: str | None) -> np.ndarray:
     """Real images outside train that have the attributes, of the class where one is named: uint8 N×R×R×3."""
-    parts = []
-    for split in ("validation", "test"):
-        known = attribute_indices(data.tables[split], data.root)
-        rows = [attribute_values(row) for row in known]
-        has = np.array([all(row.get(name) == value for name, value in asked.items()) for row in rows])
-        if label is not None:
-            has &= (data.tables[split]["label"] == label).to_numpy()
-        parts.append(data.images(split)[np.flatnonzero(has)])
-    return np.concatenate(parts)
+    splits = ("validation", "test")
+    return np.concatenate([data.images(s)[having(data.tables[s], asked, label)] for s in splits])
+
+
+def unseen(data: PreparedDataset) -> list[dict[str, str]]:
+    """`NEW`; ValueError where an image of `data` has one of them."""
+    for values in NEW:
+        if n := sum(len(having(table, values)) for table in data.tables.values() if len(table)):
+            raise ValueError(f"{n} images have {values}, which no image should have")
+    return list(NEW)
 
 
 def page(data: PreparedDataset, out: Path, kimg: float) -> str:
@@ -129,14 +139,14 @@ def page(data: PreparedDataset, out: Path, kimg: float) -> str:
     rows = []
     asked: list[tuple[str | None, dict[str, str]]] = [
         *combinations(data),
-        *((None, values) for values in NEW),
+        *((None, values) for values in unseen(data)),
     ]
     for label, values in asked:
         cells = [_shares(reader, real(data, values, label), values)]
         cells.append(_shares(reader, told.generate_attributes(values, seeds, label=label), values))
         if label is not None:
             candidates = plain.generate(label, many)
-            scores = text_scorer(scorer, describe(values, 0)).scores(candidates)
+            scores = text_scorer(scorer, describe(values, 0), data).scores(candidates)
             best = np.argsort(-scores, kind="stable")[:IMAGES]
             cells += [_shares(reader, candidates, values), _shares(reader, candidates[best], values)]
         else:

@@ -457,13 +457,16 @@ def test_attributes_of_the_text_are_asked_of_a_generator_that_is_told_them(told)
     result = run(
         n=8, scorer=scorer, attributes={"cytoplasm_vacuole": "yes", "cell_size": "big"}, allow_unverified=True
     )
-    wanted = {"cell_size": "big", "cytoplasm_vacuole": "yes", "granularity": "no"}
+    no_granules = {"granule_type": "nil", "granule_colour": "nil", "granularity": "no"}
+    wanted = {"cell_size": "big", "cytoplasm_vacuole": "yes"} | no_granules
     assert generator.asked and all(asked == (wanted, "a") for asked in generator.asked)
     assert read_json(result.out / "dataset.json")["synthesis"]["a"]["attributes"] == wanted
     with Image.open(next((result.out / "train/a").iterdir())) as image:
         assert json.loads(image.text["hemabalance"])["attributes"] == wanted
     with pytest.raises(InputError, match="The text states cell_size=big, and --attributes cell_size=small"):
         run(labels=("b",), scorer=scorer, attributes={"cell_size": "small"})
+    with pytest.raises(InputError, match="granule_colour=red, granularity=no contradict"):
+        run(labels=("b",), scorer=scorer, attributes={"granule_colour": "red"})
     with pytest.raises(InputError, match="no value of cell_size 'huge'"):
         run(labels=("b",), attributes={"cell_size": "huge"})
 
@@ -499,7 +502,7 @@ def at_the_command_line(told, tmp_path, monkeypatch):
     write_json(tmp_path / "run/config.json", config)
     monkeypatch.setattr("balancer.quality.backbones.load_extractor", lambda name, device: MeanColours())
     room = ModuleType("classifier.vision_language")
-    room.text_scorer = lambda run, text, device: Redness(
+    room.text_scorer = lambda run, text, data, device: Redness(
         f"{text} ({run.name})", attributes={"cell_size": "big"}
     )
     monkeypatch.setitem(sys.modules, "classifier.vision_language", room)

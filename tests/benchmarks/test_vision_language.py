@@ -119,6 +119,9 @@ def test_combinations_are_the_commonest_and_the_rarest_of_a_class(
     real = synthesis.real(data, {"granularity": "yes"}, "eosinophil")
     held = pd.concat([data.tables["validation"], data.tables["test"]])
     assert len(real) == ((held["label"] == "eosinophil") & (held["granularity"] == "yes")).sum() > 0
+    monkeypatch.setattr(synthesis, "NEW", ({"granularity": "yes"},))
+    with pytest.raises(ValueError, match="which no image should have"):
+        synthesis.unseen(data)
 
 
 def test_what_is_shown_is_what_the_reader_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from balancer.data.attributes import ATTRIBUTES
+from balancer.data.attributes import ATTRIBUTES, completed
 from balancer.errors import InputError
 from balancer.imaging.morphology import measure
 from classifier.captions import (
@@ -25,7 +25,6 @@ from classifier.captions import (
     read_sentences,
     stated,
 )
-from classifier.phrases import completed
 
 DISEASE = ("leuk", "cancer", "disease", "acute", "chronic", "progress", "child", "marrow")
 

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from balancer import progress
-from balancer.data.attributes import ATTRIBUTES
+from balancer.data.attributes import ATTRIBUTES, completed
 from balancer.errors import InputError
 from classifier.captions import describe, stated
-from classifier.phrases import completed
 from classifier.rewriting import Endpoint, rewrite
 
 Answer = Callable[[str, str], tuple[int, bytes]]  # model, caption → status, body
@@ -146,7 +145,9 @@ def test_what_was_answered_is_not_asked_again_after_a_kill(
 ) -> None:
     first, second, cache = serve(good), serve(good), tmp_path / "cache"
     rewrite(CAPTIONS[:7], KNOWN[:7], [Endpoint(first.url, "a")], cache, 0)
-    lines = cache.read_bytes().splitlines(keepends=True)
+    lines = cache.read_bytes().splitlines(keepends=True)[
+        :7
+    ]  # the answers; what became of the captions comes after
     assert len(lines) == 7
     cache.write_bytes(
         b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2]
@@ -217,6 +218,11 @@ def test_other_words_for_the_same_facts_are_taken(
         "A small, round cell with small pink granules and no vacuoles. " + "It lies there. " * 10,
         "A small, round cell with small pink granules and no vacuoles. It progresses slowly.",  # known, not seen
         "A small, round cell with small pink granules, no vacuoles and prominent nucleoli.",  # not understood
+        "An immature, small, round cell with small pink granules and no vacuoles.",  # outside the vocabulary
+        "A small, round cell with numerous small pink granules and no vacuoles.",
+        "A small, round cell with small pink granules, no vacuoles and an eccentric, oval nucleus.",
+        "A small, round cell with small pink granules, no vacuoles and a pale nucleus.",
+        "A small, round cell with small pink granules, no vacuoles and a blue nucleus.",  # a colour of something else
         "Маленькая круглая клетка.",
         "lorem ipsum dolor sit amet consectetur",
     ],
@@ -290,6 +296,23 @@ def test_an_error_now_and_then_is_tried_again(
     found = rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], tmp_path / "cache", 0)
     assert found == [reworded("a", caption) for caption in CAPTIONS]
     assert len(server.asked) == 2 * len(CAPTIONS) and notes == []
+
+
+def test_what_became_of_the_captions_stays_whatever_the_endpoints_do_later(
+    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str]
+) -> None:
+    def bad(model: str, caption: str) -> tuple[int, bytes]:
+        return (400, b"") if caption in CAPTIONS[::4] else good(model, caption)
+
+    first, later = serve(bad), serve(good)
+    found = rewrite(CAPTIONS, KNOWN, [Endpoint(first.url, "a")], tmp_path / "cache", 0)
+    assert [new == old for new, old in zip(found, CAPTIONS, strict=True)] == [
+        i % 4 == 0 for i in range(len(found))
+    ]
+    assert rewrite(CAPTIONS, KNOWN, [Endpoint(later.url, "a")], tmp_path / "cache", 0) == found
+    assert later.asked == [] and notes[0] == notes[1]
+    again = rewrite(CAPTIONS, KNOWN, [Endpoint(later.url, "b")], tmp_path / "cache", 0)
+    assert again == [reworded("b", caption) for caption in CAPTIONS]
 
 
 def test_an_endpoint_that_hangs_is_given_up(serve: Callable[[Answer], Server], tmp_path: Path) -> None:

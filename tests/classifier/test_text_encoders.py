@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -82,7 +84,33 @@ def test_what_does_not_exist_or_cannot_be_had_is_said(monkeypatch: pytest.Monkey
 
     monkeypatch.setitem(text_encoders._LOADERS, "open_clip:", absent)
     with pytest.raises(InputError, match="needs the package open_clip"):
-        FrozenReader("open_clip:ViT-B-32")(["a cell"])
+        FrozenReader("open_clip:ViT-B-32:openai")(["a cell"])
+
+
+@pytest.mark.parametrize("name", ["open_clip:ViT-B-32", "open_clip:ViT-B-32:", "open_clip::openai"])
+def test_an_open_clip_tower_without_weights_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="names no weights.*open_clip:ViT-B-32:openai"):
+        make_reader(name, [])
+
+
+def test_an_open_clip_tower_reads_texts_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[int] = []
+
+    class Tower:
+        def eval(self) -> Tower:
+            return self
+
+        def encode_text(self, tokens: torch.Tensor, normalize: bool) -> torch.Tensor:
+            parts.append(len(tokens))
+            return tokens
+
+    module = types.SimpleNamespace(
+        create_model=lambda architecture, pretrained: Tower(),
+        get_tokenizer=lambda architecture: lambda texts: torch.tensor([[len(text)] for text in texts]),
+    )
+    monkeypatch.setitem(sys.modules, "open_clip", module)
+    vectors = FrozenReader("open_clip:ViT-B-32:openai")(["x" * i for i in range(300)])
+    assert vectors[:, 0].tolist() == list(range(300)) and parts == [256, 44]
 
 
 def test_minilm_knows_what_is_alike() -> None:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from balancer import smear
 from balancer.data import PreparedDataset, prepare
-from balancer.data.attributes import ATTRIBUTES, attribute_indices
+from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices
 from balancer.errors import InputError
+from balancer.imaging import stain
 from classifier import vision_language
 from classifier.attributes import attribute_probabilities, evaluate_attributes
 from classifier.batches import Batch
@@ -31,6 +32,7 @@ from classifier.language import (
     Language,
     _endpoint,
     attribute_loss,
+    known_attributes,
     language_for,
     language_of,
     with_measured,
@@ -280,7 +282,7 @@ def test_a_class_of_which_no_attribute_was_learned_is_not_described(
     assert all(stated(line["sentence"]) == {} for line in of["CLL"])
     assert all(line["attributes"] for line in of["monocyte"])
     assert notes == [
-        f"{len(of['CLL'])} images are not described: of what they are predicted as (CLL) no train image had attributes."
+        f"{len(of['CLL'])} images are not described: of what they are predicted as (CLL) too few train images had attributes."
     ]
 
 
@@ -338,7 +340,7 @@ def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: Pre
 
 
 def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedDataset) -> None:
-    scorer = text_scorer(run, "a small cell without granules, with little cytoplasm")
+    scorer = text_scorer(run, "a small cell without granules, with little cytoplasm", data)
     assert scorer.attributes["cell_size"] == "small" and scorer.attributes["granularity"] == "no"
     scores = scorer.scores(data.images("test")[:])
     labels = data.tables["test"]["label"].to_numpy()
@@ -349,6 +351,45 @@ def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedData
     assert len(scorer.trained_on(data, "train")) == len(data.tables["train"])
     large = np.stack([np.asarray(Image.fromarray(x).resize((64, 64))) for x in data.images("test")[:4]])
     assert np.abs(scorer.scores(large) - scores[:4]).max() < 0.3
+
+
+def test_images_are_compared_with_a_text_in_the_stain_of_training(
+    run: Path, data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, text = load_run(run), "a small cell without granules"
+    stained = replace(opened, config=opened.config | {"stain": {"name": "clahe", "reference": {}}})
+    monkeypatch.setattr("classifier.vision_language.load_run", lambda run: stained)
+    images = data.images("test")[:]
+    normalised = np.stack([stain.normalise("clahe", x, {}) for x in images])
+    wanted = text_scorer(
+        run, text, replace(data, info=data.info | {"stain": stained.config["stain"]})
+    ).scores(normalised)
+    assert np.array_equal(text_scorer(run, text, data).scores(images), wanted)
+    found = search_images(stained, text, data, "test", len(images))
+    assert sorted(one.similarity for one in found) == pytest.approx(sorted(wanted.tolist()), abs=1e-5)
+    plain = search_images(opened, text, data, "test", len(images))
+    assert [one.similarity for one in plain] != [one.similarity for one in found]
+    other = replace(data, info=data.info | {"stain": {"name": "reinhard", "reference": {}}})
+    for ask in (
+        lambda: search_images(stained, text, other, "test", 3),
+        lambda: text_scorer(run, text, other),
+    ):
+        with pytest.raises(InputError, match=r"a stain of its own \(reinhard\)"):
+            ask()
+
+
+def test_what_is_said_alike_of_two_classes_is_one_meaning() -> None:
+    def meaning(*labels: str, **options: object) -> list[int]:
+        table = pd.DataFrame({"label": labels})
+        return language_of(table, labels, "x.csv", "small", **options).meaning.tolist()  # type: ignore[arg-type]
+
+    assert meaning("Pre", "Pro", "CLL", taught=False) == [0, 0, 1]  # ALL's subtypes look alike
+    assert meaning("Pre", "Pro", "CLL") == [0, 1, 2]  # but are called differently
+    assert meaning("a", "b", "c", given={"a": ["One.", "Two."], "b": ["Two.", "One."], "c": ["One."]}) == [
+        0,
+        0,
+        1,
+    ]
 
 
 def test_a_class_without_a_sentence_is_refused_before_any_work(tmp_path: Path, data: PreparedDataset) -> None:
@@ -395,6 +436,11 @@ def test_cells_without_attributes_are_measured_where_that_is_asked_for(data: Pre
     config = settings("contrastive", captions="measured")
     said = language_for(config, rows, lambda: data.images("train")[:12], data.classes, data.root)
     assert said is not None and (said.attributes == attribute_indices(measured, "x.csv")).all()
+    judged = data.tables["validation"].copy()
+    judged.loc[judged.index[2:], list(ATTRIBUTES)] = None
+    some = replace(data, tables=data.tables | {"validation": judged})
+    assert (known_attributes(config, some, "validation") != UNKNOWN).any(axis=1).sum() > 2
+    assert (known_attributes(settings("joint"), some, "validation") != UNKNOWN).any(axis=1).sum() == 2
 
 
 def test_an_endpoint_is_named_by_model_and_url(

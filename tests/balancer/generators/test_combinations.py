@@ -63,13 +63,26 @@ def test_what_is_not_asked_for_comes_from_what_agrees_most(combinations):
     assert drawn({})[("big", "yes")] == pytest.approx(3 / 8, abs=0.06)
     assert drawn({"cell_size": "big"}) == {("big", "yes"): 1}
     assert drawn({"cell_size": "big"}, "b") == {("big", "no"): 1}  # none of b agrees: that no image has
-    assert drawn({"cell_size": "big", "granularity": "no"}) == {("big", "no"): 1}
+    assert drawn({"cell_size": "big", "granularity": "no"}) == {("big", "nil", "nil", "no"): 1}
     one = combinations.draw({}, [7], "a")
     assert np.array_equal(combinations.draw({}, [1, 2, 7], "a")[2:], one)
     with pytest.raises(InputError, match="no class 'c'; known: a, b"):
         combinations.draw({}, seeds, "c")
     with pytest.raises(InputError, match="no value of cell_size 'huge'"):
         combinations.draw({"cell_size": "huge"}, seeds)
+
+
+def test_granules_that_are_asked_for_are_granules_in_all_that_is_told():
+    table = pd.DataFrame(
+        {"label": ["a"], "granule_type": ["nil"], "granule_colour": ["nil"], "granularity": ["no"]}
+    )
+    without = Combinations.of(table, "x.csv")
+    (told,) = without.draw({"granule_colour": "red"}, [0], "a")
+    assert attribute_values(told) == {"granule_colour": "red", "granularity": "yes"}  # no type is told
+    (told,) = without.draw({"granularity": "yes"}, [0])
+    assert attribute_values(told) == {"granularity": "yes"}
+    with pytest.raises(InputError, match="granule_colour=red, granularity=no contradict each other"):
+        without.draw({"granule_colour": "red", "granularity": "no"}, [0])
 
 
 @pytest.mark.parametrize(

@@ -51,23 +51,36 @@ def page(predictions: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def estimate(rows: pd.DataFrame, metric: evaluation.Metric) -> str:
-    """Mean over the seeds, with its interval where there are several, of the predictions of one setting."""
-    by_seed = [part for _, part in rows.groupby("seed")]
-    labels = by_seed[0]["label"].to_numpy(dtype=np.int64)
-    predicted = np.stack([part["predicted"].to_numpy(dtype=np.int64) for part in by_seed])
-    classes = int(rows["classes"].iat[0])
-    if len(by_seed) == 1:
-        value = float(evaluation.score(evaluation.confusion(labels, predicted[0], classes), metric))
-        return f"{value:.3f} (1 seed)"
-    groups = by_seed[0]["group"].to_numpy()
-    found = evaluation.contrast(labels, groups, predicted[None], np.array([1.0]), classes, metric)
-    seeds = "" if len(by_seed) == len(SEEDS) else f", {len(by_seed)} seeds"
-    return f"{found.value:.3f} ({max(found.low, 0):.3f} to {min(found.high, 1):.3f}{seeds})"
+def estimate(
+    rows: pd.DataFrame, metric: evaluation.Metric = "macro_f1", minus: pd.DataFrame | None = None
+) -> str:
+    """Mean over the seeds, with its interval where there are several, of the predictions of one setting.
+
+    `rows`: seed, group, label and predicted (int), classes (their number), in the same order of images for each seed.
+    With `minus`, those of another setting, paired by seed and image, by how much the first is better.
+    """
+    of = [rows] if minus is None else [rows, minus]
+    seeds = sorted(set.intersection(*(set(part["seed"]) for part in of)))
+    if not seeds:
+        return "–"
+    labels = rows.loc[rows["seed"] == seeds[0], "label"].to_numpy(dtype=np.int64)
+    predicted = np.stack(
+        [[part.loc[part["seed"] == seed, "predicted"] for seed in seeds] for part in of]
+    ).astype(np.int64)
+    weights, classes = np.array([1.0, -1.0][: len(of)]), int(rows["classes"].iat[0])
+    sign, lowest = ("", 0.0) if minus is None else ("+", -1.0)
+    if len(seeds) == 1:
+        values = evaluation.score(evaluation.confusion(labels, predicted[:, 0], classes), metric)
+        return f"{weights @ values:{sign}.3f} (1 seed)"
+    groups = rows.loc[rows["seed"] == seeds[0], "group"].to_numpy()
+    found = evaluation.contrast(labels, groups, predicted, weights, classes, metric)
+    low, high = max(found.low, lowest), min(found.high, 1.0)
+    fewer = "" if len(seeds) == len(SEEDS) else f", {len(seeds)} seeds"
+    return f"{found.value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f}{fewer})"
 
 
-def _ece(rows: pd.DataFrame, confidence: str) -> str:
-    """Mean over the seeds; the error depends on the probability of the predicted class alone."""
+def calibration_error(rows: pd.DataFrame, confidence: str = "confidence") -> str:
+    """Mean over the seeds; the error depends on the probability of the predicted class, the column `confidence`, alone."""
     values = []
     for _, part in rows.groupby("seed"):
         predicted = part["predicted"].to_numpy(dtype=np.int64)
@@ -88,7 +101,7 @@ def _table(rows: pd.DataFrame, first: str, names: Iterable[str], key: Callable[[
                     f"`{name}`",
                     estimate(of, "macro_f1"),
                     estimate(of, "balanced_accuracy"),
-                    f"{_ece(of, 'confidence')} / {_ece(of, 'calibrated')}",
+                    f"{calibration_error(of)} / {calibration_error(of, 'calibrated')}",
                     f"{seconds:.0f}",
                 )
             )

@@ -14,18 +14,17 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
 from balancer.files import read_json, write_text
 from balancer.quality.features import file_sha256
+from benchmarks.classifiers.tables import estimate
 from benchmarks.parts import markdown_table
 from classifier.arms import ARMS
 from classifier.compare import PREDICTIONS, compare
 from classifier.config import TrainingConfig
-from classifier.evaluation import contrast
 from classifier.models.vision_language import CLASS
 
 HEADS = ("text", "joint")
@@ -56,34 +55,24 @@ def table(predictions: dict[str, pd.DataFrame], classes: list[str]) -> str:
     `predictions` by head: those of a comparison, with the columns arm, seed, split, file_name, group, label, predicted.
     """
     asked = [(head,) for head in predictions] + [(head, CLASS) for head in predictions if head != CLASS]
-    of = {head: dict(iter(_test(rows).groupby("arm", sort=False))) for head, rows in predictions.items()}
-    body = [
-        (arm, *(_figure([of[head].get(arm) for head in heads], classes) for heads in asked))
-        for arm in ARMS
-        if arm in of[CLASS]
-    ]
+    of = {
+        head: dict(iter(_test(rows, classes).groupby("arm", sort=False)))
+        for head, rows in predictions.items()
+    }
+
+    def figure(arm: str, heads: tuple[str, ...]) -> str:
+        known = [of[head][arm] for head in heads if arm in of[head]]
+        return estimate(known[0], minus=known[1] if known[1:] else None) if len(known) == len(heads) else "–"
+
+    body = [(arm, *(figure(arm, heads) for heads in asked)) for arm in ARMS if arm in of[CLASS]]
     return markdown_table(["arm", *(" minus ".join(heads) for heads in asked)], body)
 
 
-def _test(predictions: pd.DataFrame) -> pd.DataFrame:
-    return predictions[predictions["split"] == "test"].sort_values(["seed", "file_name"])
-
-
-def _figure(of: list[pd.DataFrame | None], classes: list[str]) -> str:
-    """Macro-F1 of the predictions of one head, or by how much the first of two is better; – where an arm was not run."""
-    known = [rows for rows in of if rows is not None]
-    if len(known) < len(of):
-        return "–"
-    first = known[0][known[0]["seed"] == known[0]["seed"].min()]
-    index = pd.Index(classes)
-    predicted = np.stack([index.get_indexer(rows["predicted"]).reshape(-1, len(first)) for rows in known])
-    weights = np.array([1.0, -1.0][: len(known)])
-    found = contrast(
-        index.get_indexer(first["label"]), first["group"].to_numpy(), predicted, weights, len(classes)
-    )
-    sign, lowest = ("+", -1.0) if len(known) > 1 else ("", 0.0)
-    low, high = max(found.low, lowest), min(found.high, 1.0)
-    return f"{found.value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+def _test(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Those of the test split, an order of images for all seeds, classes by number."""
+    rows = predictions[predictions["split"] == "test"].sort_values(["seed", "file_name"])
+    numbers = {column: rows[column].map(classes.index) for column in ("label", "predicted")}
+    return rows.assign(**numbers, classes=len(classes))
 
 
 def main() -> None:

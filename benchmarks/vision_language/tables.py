@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from balancer.data.attributes import ATTRIBUTES
-from benchmarks.classifiers.tables import estimate
+from benchmarks.classifiers.tables import calibration_error, estimate
 from benchmarks.kept import labelled
 from benchmarks.parts import markdown_table
 from benchmarks.vision_language.study import (
@@ -21,6 +21,7 @@ from benchmarks.vision_language.study import (
     every,
 )
 from classifier import calibration, evaluation
+from classifier.models.vision_language import CLASS
 
 CHANCE = 1 / len(CLASSES)
 METRICS = ("R@1", "R@5", "R@10", "mAP")
@@ -64,11 +65,10 @@ def _attributes(rows: pd.DataFrame) -> str:
             if not len(one):
                 continue
             accuracy = (one["label"] == one["predicted"]).mean()
-            errors = [_ece(part) for _, part in one.groupby("seed")]
             macro = estimate(one, "macro_f1")
             accuracies.append(accuracy)
             scores.append(float(macro.split()[0]))
-            body.append((attribute.replace("_", " "), f"{accuracy:.3f}", macro, f"{np.mean(errors):.3f}"))
+            body.append((attribute.replace("_", " "), f"{accuracy:.3f}", macro, calibration_error(one)))
         body.append(("mean", f"{np.mean(accuracies):.3f}", f"{np.mean(scores):.3f}", ""))
         table = markdown_table(("attribute", "accuracy", "macro-F1", "calibration error"), body)
         parts.append(f"### Head `{name}`\n\n{table}")
@@ -77,12 +77,6 @@ def _attributes(rows: pd.DataFrame) -> str:
         f"ResNet-18, 128 px. Published, ResNet-50 at 224 px with ImageNet weights: {published}.\n\n"
         + "\n\n".join(parts)
     )
-
-
-def _ece(part: pd.DataFrame) -> float:
-    p = np.zeros((len(part), int(part["classes"].iat[0])))
-    p[np.arange(len(part)), part["predicted"].astype(int)] = part["confidence"]
-    return calibration.expected_calibration_error(p, part["label"].to_numpy(dtype=np.int64))
 
 
 def _zero_shot(rows: pd.DataFrame) -> str:
@@ -136,19 +130,27 @@ def _retrieval(rows: pd.DataFrame) -> str:
 
 
 def _language(rows: pd.DataFrame) -> str:
+    """What each head reaches, and by how much it is better than the class head of the same network and sampling."""
     of = rows[(rows["what"] == CLASS_PREDICTION) & (rows["test"] == "wbcatt")]
     shares = sorted(of["share"].unique())
-    body = []
+    by = dict(iter(of.groupby(["name", "share"])))
+    reached, better = [], []
     for name in dict.fromkeys(of["name"]):
-        cells = [
-            estimate(one, "macro_f1")
-            if len(one := of[(of["name"] == name) & (of["share"] == share)])
-            else "–"
-            for share in shares
-        ]
-        body.append((*name.split(", "), *cells))
-    labels = [f"{share:.0%} of the labels" for share in shares]
-    return f"Macro-F1.\n\n{markdown_table(('network', 'head', 'sampling', *labels), body)}"
+        network, head, sampling = name.split(", ")
+        own = [by.get((name, share)) for share in shares]
+        reached.append((network, head, sampling, *("–" if one is None else estimate(one) for one in own)))
+        plain = [by.get((f"{network}, {CLASS}, {sampling}", share)) for share in shares]
+        if head != CLASS:
+            cells = (
+                "–" if one is None or other is None else estimate(one, minus=other)
+                for one, other in zip(own, plain, strict=True)
+            )
+            better.append((network, head, sampling, *cells))
+    header = ("network", "head", "sampling", *(f"{share:.0%} of the labels" for share in shares))
+    return (
+        f"Macro-F1.\n\n{markdown_table(header, reached)}\n\nBetter than the head `{CLASS}`, with the same images and seeds, by\n\n"
+        f"{markdown_table(header, better)}"
+    )
 
 
 def interval(values: np.ndarray, seeds: np.ndarray) -> str:

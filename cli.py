@@ -776,7 +776,7 @@ def _names_file(text: str) -> bool:
         path = Path(text)
         if path.is_file():
             return True
-        if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        if (text.strip() and path.is_dir()) or path.suffix.lower() in IMAGE_SUFFIXES:
             what = "is a folder" if path.is_dir() else "does not exist"
             raise InputError(f"{text} {what}; give one image file, or a text that says what is seen in the cell.")
     except OSError:  # a long text is no path to the system

@@ -11,9 +11,11 @@ import difflib
 import json
 import math
 import random
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +24,6 @@ from balancer.data.attributes import completed
 from balancer.errors import InputError
 from balancer.files import read_json
 from classifier.phrases import MUCH_NUCLEUS, RATIO_NAMES, WORDS, normalised
-from classifier.phrases import stated as stated
 
 MOST_CHARACTERS = 2000
 
@@ -84,6 +85,7 @@ def _in_sentences(facts: Facts, draw: random.Random) -> str:
             f"the {name} is {_word(facts, draw, 'nuclear_cytoplasmic_ratio')}",
         )
     first, *others = [sentence for sentence in sentences if sentence]
+    first = re.sub("^its ", "the ", first)  # nothing has been named that it could be
     return ". ".join([first, *map(_capital, others)]) + "."
 
 
@@ -688,12 +690,12 @@ def check_text(text: str) -> str:
         raise InputError(
             f"The text has {len(line):,} characters; up to {MOST_CHARACTERS:,} are read. Shorten it."
         )
-    letters = "".join(
-        "x" if c.isalpha() and unicodedata.name(c, "").startswith("LATIN") else " " for c in line
-    )
-    if "xx" not in letters:
+    letters = [c.isalpha() and unicodedata.name(c, "").startswith("LATIN") for c in line]
+    if any(map(all, pairwise(letters))):
+        return line
+    if any(c.isalpha() and not latin for c, latin in zip(line, letters, strict=True)):
         raise InputError(
             f"No word of the text '{line[:40]}' is in Latin script, the only one that the text encoders here know; "
             "write it in English."
         )
-    return line
+    raise InputError(f"There is no word in the text '{line[:40]}'; write what is seen in the cell.")

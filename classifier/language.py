@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balancer.data import PreparedDataset
-from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values
+from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values, completed
 from balancer.errors import InputError, unknown_name
 from balancer.generators.processes import processes
 from balancer.imaging.morphology import measure
@@ -194,7 +194,8 @@ def language_of(
         captions = _reworded(captions, values, reword)
     of_class = {label: class_facts(label, given, taught) for label in classes}
     said = [
-        json.dumps(value) if value else of_class[label] for value, label in zip(values, labels, strict=True)
+        json.dumps(completed(value)) if value else of_class[label]
+        for value, label in zip(values, labels, strict=True)
     ]
     present = np.isin(classes, labels)
     learned = [sentences[label] for label, there in zip(classes, present, strict=True) if there and taught]

@@ -90,7 +90,7 @@ _UNDERSTOOD: dict[tuple[str, str, str], str] = {
         "band shaped, band like, band form, horseshoe shaped, horseshoe like, u shaped, c shaped, s shaped, "
         "shaped like a band, shaped like a horseshoe, a band, a curved band"
     ),
-    (_NUCLEUS, "nucleus_shape", "unsegmented-band"): "band, ribbon like, rod shaped, curved",
+    (_NUCLEUS, "nucleus_shape", "unsegmented-band"): "band, ribbon like, rod shaped, curved, horseshoe",
     (_CELL, "nucleus_shape", "unsegmented-band"): "band",
     (_ANY, "nucleus_shape", "segmented-bilobed"): (
         "bilobed, bi lobed, bilobate, two lobed, 2 lobed, two lobes, 2 lobes, bisegmented, two segments, "
@@ -114,7 +114,8 @@ _UNDERSTOOD: dict[tuple[str, str, str], str] = {
     (_ANY, "nuclear_cytoplasmic_ratio", "high"): (
         "fills most of the cell, fills nearly the whole cell, takes up most of the cell, occupies most of the cell, "
         "fills almost the whole cell, occupying most of the cell, filling most of the cell, "
-        "taking up most of the cell, dominates the cell"
+        "taking up most of the cell, dominates the cell, hardly any cytoplasm, barely any cytoplasm, almost no cytoplasm, "
+        "scarcely any cytoplasm"
     ),
     (
         _CHROMATIN,
@@ -197,12 +198,22 @@ _NOUNS: dict[str, str] = {
     ),
 }
 
+_PLURALS = ("cells", "nuclei", "cytoplasms")  # of what a caption speaks of once
+
 _COPULAS = "is, are, was, were, be, being, appears, appear, looks, look, seems, seem, remains, remain"
 _HAVING = "contain, contains, containing, have, has, having, show, shows, showing, hold, holds, bear, bears, display, reveal"
 _NEGATORS = (
     "no, not, without, never, neither, nor, lack, lacks, lacking, free of, free from, devoid of, absence of, non, zero, "
-    "lack of, lacks any, hardly any, hardly, barely, scarcely"
+    "lack of, lacks any, hardly any, hardly, barely, scarcely, less, fewer"
 )
+_LITTLE = (
+    "hardly any",
+    "hardly",
+    "barely",
+    "scarcely",
+    "less",
+    "fewer",
+)  # negators after which there may be some
 _ABSENT = "absent, missing, lacking, none, free, nil"
 _SEEN = (
     "seen, visible, present, found, discernible, detectable, apparent, observed, evident, there, recognisable"
@@ -233,9 +244,8 @@ class _Item:
     kind: str  # word, noun, copula, having, negator, absent, seen, and, or, article, neutral, connective, stop, comma, unknown
     text: str = ""  # of a noun: what it names
     means: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # → attribute, values
-    outside: bool = (
-        False  # of a neutral piece: whether it describes something that the vocabulary does not have
-    )
+    outside: bool = False  # of a neutral piece: whether it describes what the vocabulary does not have
+    plural: bool = False  # of a noun
 
 
 @cache
@@ -258,7 +268,7 @@ def _lexicon() -> dict[tuple[str, ...], _Item]:
         table |= {key: _Item(kind, " ".join(key)) for key in _keys(words)}
     table |= {key: _Item("neutral", " ".join(key), outside=True) for key in _keys(_OUTSIDE)}
     for topic, words in _NOUNS.items():
-        table |= {key: _Item("noun", topic) for key in _keys(words)}
+        table |= {key: _Item("noun", topic, plural=key[-1] in _PLURALS) for key in _keys(words)}
     meanings: dict[tuple[str, ...], dict[str, tuple[str, tuple[str, ...]]]] = {}
 
     def means(key: tuple[str, ...], topic: str, attribute: str, values: tuple[str, ...]) -> None:
@@ -295,7 +305,7 @@ def normalised(text: str) -> str:
 def _tokens(text: str) -> list[str]:
     """Words in lower case, and punctuation marks; a hyphen within a word parts it."""
     text = normalised(text).lower()
-    text = re.sub(r"\b(nucleus|n)\s?[:/]\s?(cytoplasm|c)\b", "nc", text)
+    text = re.sub(r"\b(nucleus|nuclear|n)\s?[:/]\s?(cytoplasm|cytoplasmic|c)\b", "nc", text)
     text = re.sub(r"(?<=\w)['’]s\b", "", text).replace("n't", " not").replace("cannot", "can not")
     text = re.sub(r"\s[-–—]\s|—", ", ", text)
     text = re.sub(r"[-‐‑–]", " ", text)
@@ -338,6 +348,8 @@ def stated(text: str) -> dict[str, set[str]]:
     grouped: set[str] = set()
     described: dict[int, int] = {}  # noun → the first adjective before it
     for i, noun, meaning in _adjectives(items):
+        if noun is not None and noun > i:
+            described.setdefault(noun, i)
         if meaning is None:
             continue
         attribute, values = meaning
@@ -347,14 +359,13 @@ def stated(text: str) -> dict[str, set[str]]:
             found.setdefault(attribute, set()).update(values)
         elif len(values) > 1:
             grouped.update(values if not denied else _SEGMENTED if values == _UNSEGMENTED else _UNSEGMENTED)
-        else:
-            if noun is not None and noun > i:
-                described.setdefault(noun, i)
-            if not denied:
-                found.setdefault(attribute, set()).update(values)
+        elif not denied:
+            found.setdefault(attribute, set()).update(values)
     for attribute, kind in (("cytoplasm_vacuole", _VACUOLE), ("granularity", _GRANULE)):
         for i, item in enumerate(items):
-            if item == _Item("noun", kind) and (there := _there(items, i, described.get(i))) is not None:
+            if (item.kind, item.text) == ("noun", kind) and (
+                there := _there(items, i, described.get(i))
+            ) is not None:
                 found.setdefault(attribute, set()).add("yes" if there else "no")
     if grouped and "nucleus_shape" not in found:
         found["nucleus_shape"] = grouped
@@ -367,17 +378,59 @@ def stated(text: str) -> dict[str, set[str]]:
 
 
 def unsaid(text: str) -> set[str]:
-    """Pieces of a text that describe what `stated` has no attribute for, or that it does not know; in lower case.
+    """Pieces of a text that say what `stated` does not give of it, or that it does not know; in lower case.
 
     Words and adjectives for what the vocabulary does not have (an oval nucleus), and those that it has for other things (a
-    blue nucleus); names of what is no part of the cell's description (a nucleolus), all of them as "other".
+    blue nucleus); what is denied (not round) or only possible (may be round), but for vacuoles and granules that are not
+    there; vacuoles and granules of the nucleus; several cells; names of what is no part of the description (a
+    nucleolus). What is no adjective stands for itself by its topic.
 
-    >>> sorted(unsaid("An immature cell with a blue nucleus, nicely round."))
-    ['blue', 'immature', 'nicely']
+    >>> sorted(unsaid("An immature cell with a blue nucleus, nicely round, and no red granules."))
+    ['blue', 'immature', 'nicely', 'red']
     """
     items = _items(text)
-    pieces = {item.text for item in items if item.outside or item.kind == "unknown" or item.text == _OTHER}
-    return pieces | {items[i].text for i, _, meaning in _adjectives(items) if meaning is None}
+    pieces = {
+        item.text
+        for item in items
+        if item.outside
+        or item.plural
+        or item.kind == "unknown"
+        or item.text in (_OTHER, "may", "can", "could")
+    }
+    described: dict[int, int] = {}
+    for i, noun, meaning in _adjectives(items):
+        if noun is not None and noun > i:
+            described.setdefault(noun, i)
+        of_granules = meaning is not None and meaning[0] in ("cytoplasm_vacuole", "granularity")
+        if meaning is None or (_denied(items, i) and not of_granules):
+            pieces.add(items[i].text)
+    for i, item in enumerate(items):
+        if item.kind == "noun" and item.text in (_VACUOLE, _GRANULE):
+            if _there(items, i, described.get(i)) is None or _of_nucleus(items, i):
+                pieces.add(item.text)
+        elif item.kind == "noun" and _there(items, i, None) is not True:
+            pieces.add(item.text)
+    return pieces
+
+
+def _of_nucleus(items: list[_Item], i: int) -> bool:
+    """Whether the granules or vacuoles named at `i` are said to lie in the nucleus."""
+    k = i + 1
+    while k < len(items) and items[k].kind in ("copula", "neutral", "seen", "word"):
+        k += 1
+    if k < len(items) and items[k].text in ("in", "within", "inside", "on", "of"):
+        k += 1
+        while k < len(items) and (
+            items[k].kind in ("word", "neutral", "article") or items[k].text in ("the", "its")
+        ):
+            k += 1
+        if k < len(items) and items[k].kind == "noun" and items[k].text in (_NUCLEUS, _CHROMATIN):
+            return True
+    k = i - 1
+    while k >= 0 and items[k].kind in ("word", "neutral", "article", "negator"):
+        k -= 1
+    joined = k >= 1 and (items[k].text == "with" or items[k].kind == "having")
+    return joined and items[k - 1].kind == "noun" and items[k - 1].text in (_NUCLEUS, _CHROMATIN)
 
 
 def _adjectives(items: list[_Item]) -> Iterator[tuple[int, int | None, tuple[str, tuple[str, ...]] | None]]:
@@ -396,7 +449,10 @@ def _noun_of(items: list[_Item], i: int, predicates: set[int]) -> int | None:
     `predicates`: adjectives before it that follow their noun, to which it is added where it does too.
     """
     j = i + 1
-    while j < len(items) and items[j].kind in ("word", "neutral", "seen"):
+    while j + 1 < len(items) and (
+        items[j].kind in ("word", "neutral", "seen")
+        or (items[j].kind == "unknown" and items[j + 1].kind == "noun")  # a small abnormal lymphocyte
+    ):
         j += 1
     if j < len(items) and items[j].kind == "noun":
         return j
@@ -445,7 +501,9 @@ def _subject(items: list[_Item], i: int) -> int | None:
             return None
         if items[k].kind == "noun":
             b = k - 1
-            while b >= 0 and (items[b].kind == "article" or items[b].text in ("the", "this", "its")):
+            while b >= 0 and (
+                items[b].kind in ("article", "word", "neutral") or items[b].text in ("the", "this", "its")
+            ):
                 b -= 1
             if b < 0 or items[b].text not in ("of", "in", "within", "around", "inside", "from"):
                 return k
@@ -455,7 +513,7 @@ def _subject(items: list[_Item], i: int) -> int | None:
 def _denied(items: list[_Item], i: int) -> bool:
     """Whether the adjective at `i` is said not to hold."""
     k = i - 1
-    while k >= 0 and items[k].kind in ("word", "neutral", "article"):
+    while k >= 0 and items[k].kind in ("word", "neutral", "article", "and", "or"):
         k -= 1
     return k >= 0 and items[k].kind == "negator"
 
@@ -483,7 +541,7 @@ def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
             break
         k -= 1
     if k >= 0 and items[k].kind == "negator":
-        if items[k].text in ("hardly any", "hardly", "barely", "scarcely"):
+        if items[k].text in _LITTLE:
             return None
         return False if first is None else None
     k = noun + 1

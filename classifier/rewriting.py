@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +25,8 @@ from balancer.data.attributes import completed
 from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.progress import note, track
-from classifier.captions import check_text, stated
-from classifier.phrases import unsaid
+from classifier.captions import check_text
+from classifier.phrases import stated, unsaid
 
 PROMPT = (
     "You rewrite short descriptions of a single blood cell under the microscope. Answer with the new description alone: one to "
@@ -322,28 +322,44 @@ class _Model:
             note(f"{self.endpoint.name} is given up: it {what}, for {_GIVEN_UP} captions in a row.")
 
     def _answer(self, caption: str) -> str:
-        """Ask once."""
+        """Ask once. A server that sends a byte now and then never lets a read time out: the whole has to arrive in time."""
+        came: queue.SimpleQueue[str | _Failure] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                came.put(self._request(caption))
+            except _Failure as failure:
+                came.put(failure)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            answer = came.get(timeout=self.endpoint.timeout)
+        except queue.Empty:
+            raise _Failure(f"did not answer within {self.endpoint.timeout:g} s") from None
+        if isinstance(answer, _Failure):
+            raise answer
+        return answer
+
+    def _request(self, caption: str) -> str:
+        """What the endpoint answers, however long it takes between two reads."""
         e = self.endpoint
         message = [{"role": "system", "content": PROMPT}, {"role": "user", "content": caption}]
         url = httpx2.URL(e.url)
         url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions")
         headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
         body = b""
-        # A server that sends a byte now and then never lets a read time out: the whole has to arrive in time.
-        end = time.monotonic() + e.timeout
         try:
             with self.client.stream(
                 "POST", url, json={"model": e.model, "messages": message}, headers=headers, timeout=e.timeout
             ) as response:
                 for part in response.iter_bytes():
                     body += part
-                    if time.monotonic() > end:
-                        raise _Failure(f"did not answer within {e.timeout:g} s")
                     if len(body) > _MOST_BYTES:
                         raise _Failure("answered with more than a megabyte")
         except httpx2.TimeoutException:
             raise _Failure(f"did not answer within {e.timeout:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, RuntimeError) as error:
+            # A RuntimeError: the client was closed, since nobody waits any more.
             raise _Failure(f"cannot be reached ({type(error).__name__}: {self._shown(str(error))})") from None
         text = body.decode("utf-8", "replace")
         if response.status_code != 200:

@@ -42,6 +42,11 @@ class Reader(Protocol):
         """By which `make_reader` and `reader_from_json` know it."""
         ...
 
+    @property
+    def longest(self) -> int | None:
+        """How many words of a text it reads, None where its encoder decides."""
+        ...
+
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Tokens int64 N×L, or vectors float32 N×D."""
         ...
@@ -63,6 +68,7 @@ class WordReader:
     """Reads words of a fixed vocabulary; any other is one and the same unknown word."""
 
     name = SMALL
+    longest = LONGEST
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self.vocabulary = tuple(vocabulary)
@@ -94,6 +100,8 @@ class WordReader:
 class FrozenReader:
     """Vectors of a published encoder, whose weights stay as they are; each text is encoded once."""
 
+    longest = None
+
     def __init__(self, name: str, dimension: int | None = None) -> None:
         self.name = name
         self._dimension = dimension  # where it is known, a tower needs no encoder
@@ -102,10 +110,10 @@ class FrozenReader:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if new or not texts:
+        if new:
             if self._encode is None:
                 self._encode = _load_encoder(self.name)
-            self._known |= dict(zip(new, self._encode(new or [""]), strict=False))
+            self._known |= dict(zip(new, self._encode(new), strict=True))
         return torch.from_numpy(np.stack([self._known[text] for text in texts]))
 
     def tower(self, width: int) -> nn.Module:

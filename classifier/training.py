@@ -127,17 +127,24 @@ def fit(
     model.load_state_dict(training.best)
     model.eval()
     if language is not None and not language.present.all():
-        let_unseen_in(model, train, validation, language.present)
+        of_seen = np.flatnonzero(language.present[validation_labels])
+        if len(of_seen) > 1:
+            let_unseen_in(model, train, validation, of_seen, language.present)
     return Fitted(model, training.history, training.best_step, predict_probabilities(model, validation))
 
 
-def let_unseen_in(model: Classifier, train: Prepared, validation: Prepared, present: np.ndarray) -> None:
-    """Let classes be predicted that are known by their sentences alone; `present`: bool K, which have train images."""
+def let_unseen_in(
+    model: Classifier, train: Prepared, validation: Prepared, of_seen: np.ndarray, present: np.ndarray
+) -> None:
+    """Let classes be predicted that are known by their sentences alone.
+
+    `present`: bool K, which have train images; `of_seen`: int M, the validation images of these.
+    """
     assert isinstance(model.network, VisionLanguage)
     head = model.network.by_sentence
     remembered = np.unique(np.linspace(0, len(train) - 1, REMEMBERED).astype(int))
     memory = torch.from_numpy(embed_images(model, train, remembered)).to(head.rule.device)
-    z = torch.from_numpy(embed_images(model, validation)).to(memory)
+    z = torch.from_numpy(embed_images(model, validation, of_seen)).to(memory)
     with torch.inference_mode():
         logits = head(z)  # those of the sentences: nothing is remembered yet
         head.memory = memory

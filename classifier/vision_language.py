@@ -22,10 +22,11 @@ from balancer.errors import InputError
 from balancer.progress import note
 from balancer.quality.features import file_sha256
 from classifier.attributes import AsPrepared, attribute_probabilities, embed_images
-from classifier.captions import check_text, class_knowledge, describe, stated
+from classifier.captions import check_text, class_knowledge, describe
 from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
+from classifier.phrases import stated
 from classifier.prediction import Draw, Line, images_for, predict_files, restained, to_restain
 from classifier.text_encoders import Reader, words
 
@@ -145,6 +146,10 @@ def query(run: ClassifierRun, text: str) -> np.ndarray:
         )
     if unread:
         note(f"Words that mean nothing to {run.root}: {', '.join(unread)}.")
+    if run.reader.longest and len(words(text)) > run.reader.longest:
+        note(
+            f"{run.root} reads the first {run.reader.longest} words of a text; what comes after is left out."
+        )
     return embed_texts(run.model, run.reader, [text])[0]
 
 
@@ -205,7 +210,7 @@ def _captions(run: ClassifierRun, data: PreparedDataset, split: str) -> list[str
     }
     sentences = run.config["language"]["sentences"]
     others = [texts[0] for label, texts in sentences.items() if label not in described]
-    return [describe(values, 0) for values in rows if values] + others
+    return list(dict.fromkeys(describe(completed(values), 0) for values in rows if values)) + others
 
 
 @dataclass(frozen=True)

@@ -9,27 +9,29 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from balancer.data import ImageStore, PreparedDataset, prepare
 from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values
 from balancer.files import write_csv
 from benchmarks.classifiers.study import subset
 from benchmarks.kept import key_of
+from benchmarks.vision_language.retrieval import average_precision, ranks
 from classifier import training
 from classifier.attributes import attribute_probabilities, calibrate_attributes, embed_images
+from classifier.calibration import unseen_rule
 from classifier.captions import class_sentences, describe
 from classifier.jobs import code_version
 from classifier.language import Language, language_for
 from classifier.models.classifier import Classifier
-from classifier.models.vision_language import CLASS, READ_ATTRIBUTES, READ_TEXT
-from classifier.retrieval import average_precision, ranks
+from classifier.models.vision_language import CLASS, READ_ATTRIBUTES, READ_TEXT, VisionLanguage
 from classifier.text_encoders import words
 from classifier.training import TrainingConfig
 from classifier.transforms import Images
@@ -41,11 +43,10 @@ UNSEEN = "segwbc"
 STUDY_SPLITS = ("train", "validation", "test")
 STAGES = ("zero-shot", "attributes", "retrieval", "language")
 BASE: dict[str, Any] = {"sampling": "balanced", "evaluations": 4}
-CLASS_PREDICTION, RETRIEVAL, NEW_WORDS = (
-    "class",
-    "retrieval",
-    "new words",
-)  # what a row is about, beside an attribute
+# What a row is about, beside an attribute.
+CLASS_PREDICTION, RETRIEVAL, NEW_WORDS, CONTROL = "class", "retrieval", "new words", "control"
+# Retrieval without looking at the image: by how often train images have a caption, all or those of the image's own class.
+BY_FREQUENCY, BY_CLASS = "by frequency", "by the true class and frequency"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Training:
     @property
     def key(self) -> str:
         """SHA-256 (hex, 16 digits) over all that the training depends on."""
-        return key_of(self.config, resolution=self.resolution, left_out=self.left_out, share=self.share)
+        asked = {"asked": "controls too"} if self.stage in ("zero-shot", "retrieval") else {}
+        of = {"resolution": self.resolution, "left_out": self.left_out, "share": self.share}
+        return key_of(self.config, **of, **asked)
 
 
 def trainings(stage: str) -> Iterator[Training]:
@@ -164,7 +167,7 @@ def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
 
     Columns: key, test (the set), what ("class", an attribute, "retrieval" or "new words"); of class and attributes group, label,
     predicted, confidence (calibrated for attributes) and classes (number of values); of retrieval metric, query and answers
-    (how many there are); value of the last two; seconds, code.
+    (how many there are); of controls metric and query; value of these and of new words; seconds, code.
     """
     data = prepared(sets, out, unit.resolution, unit.left_out)
     rows = subset(data.labels("train"), unit.share, unit.seed)
@@ -195,7 +198,10 @@ def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
         assert language is not None
         tables += _retrieved(fitted.model, language, data, other)
         if unit.left_out:
-            tables.append(_new_words(language, data, unit.left_out))
+            tables += [
+                _new_words(language, data, unit.left_out),
+                _controls(fitted.model, data, unit.left_out),
+            ]
     return pd.concat(tables, ignore_index=True).assign(key=unit.key, seconds=seconds, code=code_version())
 
 
@@ -241,7 +247,10 @@ def _retrieved(
     known = attribute_indices(data.tables["test"], data.root)
     distinct, own = np.unique(known, axis=0, return_inverse=True)
     captions = [describe(attribute_values(row), 0) for row in distinct]
-    tables = [_both_ways(model, language, "wbcatt", data.images("test"), captions, own.reshape(-1))]
+    tables = [
+        _both_ways(model, language, "wbcatt", data.images("test"), captions, own.reshape(-1)),
+        _unlooked(data, distinct, own.reshape(-1)),
+    ]
     labels = np.concatenate([other.tables[split]["label"].map(CLASSES.index) for split in STUDY_SPLITS])
     images = np.concatenate([other.images(split)[:] for split in STUDY_SPLITS])
     sentences = [class_sentences(label, 1, 0, named=False)[0] for label in CLASSES]
@@ -255,16 +264,65 @@ def _both_ways(
     """Image to text and text to image; `own`: int N, the caption of each image."""
     similarity = embed_images(model, images) @ embed_texts(model, language.reader, captions).T
     relevant = own[:, None] == np.arange(len(captions))
+    ways = {"image to text": (similarity, relevant), "text to image": (similarity.T, relevant.T)}
+    return _metrics(test, ways, len(captions))
+
+
+def _unlooked(data: PreparedDataset, distinct: np.ndarray, own: np.ndarray) -> pd.DataFrame:
+    """Image to text for who does not look at the image; `distinct`: the captions' attributes, int M×11, `own` as above."""
+    train, labels = attribute_indices(data.tables["train"], data.root), data.labels("train")
+    having = (train[:, None] == distinct).all(axis=2)  # train images × captions
+    of_class = np.stack([having[labels == k].sum(axis=0) for k in range(len(data.classes))])
+    relevant = own[:, None] == np.arange(len(distinct))
+    ways = {
+        BY_FREQUENCY: (np.tile(of_class.sum(axis=0), (len(own), 1)), relevant),
+        BY_CLASS: (of_class[data.labels("test")], relevant),
+    }
+    return _metrics("wbcatt", ways, len(distinct))
+
+
+def _metrics(test: str, ways: Mapping[str, tuple[np.ndarray, np.ndarray]], captions: int) -> pd.DataFrame:
+    """A row for each query and metric, from similarities and what is relevant, as `ranks` takes them."""
     rows = []
-    for way, found in (
-        ("image to text", ranks(similarity, relevant)),
-        ("text to image", ranks(similarity.T, relevant.T)),
-    ):
-        for query, rank in enumerate(found):
+    for way, (similarity, relevant) in ways.items():
+        for query, rank in enumerate(ranks(similarity, relevant)):
             rows += [(f"{way}, R@{k}", query, float(rank[0] <= k)) for k in (1, 5, 10)]
             rows.append((f"{way}, mAP", query, average_precision(rank)))
     table = pd.DataFrame(rows, columns=["metric", "query", "value"])
-    return table.assign(test=test, what=RETRIEVAL, answers=len(captions))
+    return table.assign(test=test, what=RETRIEVAL, answers=captions)
+
+
+def _controls(model: Classifier, data: PreparedDataset, left_out: str) -> pd.DataFrame:
+    """Whether images of the left-out class would be given to it at the same price by a part of the rule alone, or by the
+    sentences of another class (the share of the others whose sentences do it)."""
+    assert isinstance(model.network, VisionLanguage)
+    head, k = model.network.by_sentence, data.classes.index(left_out)
+    own = np.flatnonzero(data.labels("test") == k)
+    z = [embed_images(model, data.images("validation")), embed_images(model, data.images("test"), own)]
+    others = np.arange(len(data.classes)) != k
+    with torch.inference_mode():
+        likeness = [(head.scale * torch.from_numpy(x) @ head.embeddings.T).numpy() for x in z]
+        novelty = [head.novelty(torch.from_numpy(x)).numpy() for x in z]
+
+    def given(own_logit: Callable[[np.ndarray], np.ndarray], weight: float) -> np.ndarray:
+        """By a rule that is found on validation, with another logit of the class, and novelty counted or not."""
+        changed = [logits.copy() for logits in likeness]
+        for logits in changed:
+            logits[:, k] = own_logit(logits)
+        w, v, t = unseen_rule(changed[0], weight * novelty[0], others)[:, k]
+        margin = changed[1][:, k] - changed[1][:, others].max(axis=1)
+        return w * margin + v * weight * novelty[1] > t
+
+    ways = {
+        "likeness alone": given(lambda logits: logits[:, k], 0.0),
+        "novelty alone": given(lambda logits: logits[:, others].max(axis=1), 1.0),
+        "another's sentences": np.mean(
+            [given(lambda logits, j=j: logits[:, j], 1.0) for j in np.flatnonzero(others)], axis=0
+        ),
+    }
+    rows = [(way, query, float(hit)) for way, hits in ways.items() for query, hit in enumerate(hits)]
+    table = pd.DataFrame(rows, columns=["metric", "query", "value"])
+    return table.assign(test="wbcatt", what=CONTROL)
 
 
 def _new_words(language: Language, data: PreparedDataset, left_out: str) -> pd.DataFrame:

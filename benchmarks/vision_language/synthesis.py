@@ -110,9 +110,11 @@ def having(table: pd.DataFrame, asked: Mapping[str, str], label: str | None = No
 
 
 def real(data: PreparedDataset, asked: Mapping[str, str], label: str | None) -> np.ndarray:
-    """Real images outside train that have the attributes, of the class where one is named: uint8 N×R×R×3."""
-    splits = ("validation", "test")
-    return np.concatenate([data.images(s)[having(data.tables[s], asked, label)] for s in splits])
+    """Real images of the reported half that have the attributes, of the class where one is named: uint8 N×R×R×3.
+
+    The reader was chosen on the other half.
+    """
+    return data.images("test")[having(data.tables["test"], asked, label)]
 
 
 def unseen(data: PreparedDataset) -> list[dict[str, str]]:
@@ -156,7 +158,7 @@ def page(data: PreparedDataset, out: Path, kimg: float) -> str:
     about = (
         f"# Images by a text or by attributes\n\nPBC with WBCAtt's attributes at {RESOLUTION} px, generators of {kimg:g} kimg from the one in "
         f"the box. Share of the attributes asked for that the images show / of images that show all of them, as read by a "
-        f"ResNet-18 (head `attributes`, another seed) that chose none of them; real images are those outside train with these "
+        f"ResNet-18 (head `attributes`, another seed) that chose none of them; real images are those of WBCAtt's reported half with these "
         f"attributes, their number in brackets. {IMAGES} images for each combination; by text the best {KEPT:.0%} of "
         f"{round(IMAGES / KEPT)} are kept, scored by a ConvNeXt V2 (head `joint`). One generator each. The generator in the box "
         "saw a half of PBC, images of WBCAtt's val split among them; nothing here is judged by likeness to these.\n\n"

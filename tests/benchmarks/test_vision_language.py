@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import f1_score
 
 from balancer import smear
 from benchmarks.vision_language import balancing, study, synthesis, tables
@@ -58,15 +59,18 @@ def test_a_training_answers_what_its_stage_asks(small: Path) -> None:
     settings = (("arch", "swin"), ("head", "joint"), ("steps", 2), ("batch_size", 8), ("evaluations", 1))
     unit = Training("retrieval", "joint", settings, 0, 32, "monocyte")
     table = do(unit, small, small / "out")
-    assert set(table["what"]) == {"class", "retrieval", "new words", *study.ATTRIBUTES}
+    assert set(table["what"]) == {"class", "retrieval", "new words", "control", *study.ATTRIBUTES}
     own = table[(table["what"] == "class") & (table["test"] == "wbcatt")]
     assert (own["label"] == CLASSES.index("monocyte")).any() and (own["classes"] == 5).all()
     assert set(table[table["what"].isin(study.ATTRIBUTES)]["test"]) == {"wbcatt"}  # segwbc has none
     found = table[table["what"] == "retrieval"]
     assert found.groupby("test")["answers"].first()["segwbc"] == 5
-    assert set(found["metric"]) == {
-        f"{a} to {b}, {m}" for a, b in (("image", "text"), ("text", "image")) for m in tables.METRICS
-    }
+    ways = ("image to text", "text to image", study.BY_FREQUENCY, study.BY_CLASS)
+    assert set(found["metric"]) == {f"{way}, {m}" for way in ways for m in tables.METRICS}
+    controls = table[table["what"] == "control"]
+    assert set(controls["metric"]) == {"likeness alone", "novelty alone", "another's sentences"}
+    assert (controls.groupby("metric").size() == (own["label"] == CLASSES.index("monocyte")).sum()).all()
+    assert controls["value"].between(0, 1).all()
     assert (table[table["what"] == "new words"]["value"] >= 0).all()
 
 
@@ -88,9 +92,55 @@ def test_the_page_gives_known_values() -> None:
         made.append(rows.assign(what="class", classes=5, confidence=0.5, **common))
         made.append(rows.assign(what="class", classes=5, confidence=0.5, **(common | {"test": "segwbc"})))
         made.append(pd.DataFrame({"what": ["new words"], "value": [3.0]}).assign(**common))
+        half = pd.DataFrame({"metric": "novelty alone", "query": range(4), "value": [1.0, 0, 0, 1]})
+        made.append(half.assign(what="control", **common))
     page = tables.page(pd.concat(made, ignore_index=True))
     (row,) = (line for line in page.splitlines() if line.startswith("| monocyte"))
-    assert row.startswith("| monocyte | 0.750 (") and row.endswith("of 4 | 3 |") and "chance is 0.20" in page
+    assert row.startswith("| monocyte | 0.750 (") and row.endswith("of 4 | 0.500 | 3 |")
+    assert "chance is 0.20" in page and "| mean | 0.750 |  | 0.500 |  |" in page
+
+
+def test_the_page_of_attributes_and_retrieval_gives_known_values() -> None:
+    made = []
+    for stage, name in (("attributes", "joint"), ("retrieval", "contrastive")):
+        for unit in (unit for unit in trainings(stage) if unit.name == name):
+            common = {"key": unit.key, "test": "wbcatt", "seconds": 60.0, "code": ""}
+            if stage == "attributes":
+                for k, (attribute, values) in enumerate(study.ATTRIBUTES.items()):
+                    labels = np.array([0, 0, 1, 1])
+                    predicted = np.array([0, 0, 1, k % 2])  # every second attribute has an error
+                    rows = pd.DataFrame({"label": labels, "predicted": predicted, "group": list("abcd")})
+                    made.append(rows.assign(what=attribute, classes=len(values), confidence=1.0, **common))
+            else:
+                for way in ("image to text", study.BY_FREQUENCY):
+                    for metric in tables.METRICS:
+                        rows = pd.DataFrame(
+                            {"metric": f"{way}, {metric}", "query": range(2), "value": [0.0, 1.0]}
+                        )
+                        made.append(rows.assign(what="retrieval", answers=7, **common))
+    page = tables.page(pd.concat(made, ignore_index=True))
+    lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("|")}
+    f1 = (2 * 2 / 5 + 2 * 1 / 3) / 2
+    assert lines["cell size"].startswith("| cell size | 0.750 (") and f"| {f1:.3f} (" in lines["cell size"]
+    assert lines["cell shape"] == "| cell shape | 1.000 (no variation) | 1.000 (no variation) | 0.000 |"
+    assert (
+        lines["mean"].startswith(f"| mean | {1 - 6 / 11 / 4:.3f} (")
+        and f"| {(5 + 6 * f1) / 11:.3f} (" in lines["mean"]
+    )
+    assert lines["none"] == f"| none | image to text, {study.BY_FREQUENCY} | 0.500 | 0.500 | 0.500 | 0.500 |"
+    assert lines["`contrastive`"].startswith("| `contrastive` | image to text | 0.500 (0.000 to 1.000) |")
+
+
+def test_macro_f1_is_the_mean_of_its_shares() -> None:
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(3, size=50), rng.integers(3, size=50)
+    part = pd.DataFrame({"label": labels, "predicted": predicted, "classes": 3})
+    shares = tables._shares_of_f1(part)
+    whole = f1_score(labels, predicted, average="macro")
+    assert shares.mean() == pytest.approx(whole)
+    without = [f1_score(np.delete(labels, i), np.delete(predicted, i), average="macro") for i in range(50)]
+    jackknife = 50 * whole - 49 * np.array(without)
+    assert shares.std() == pytest.approx(jackknife.std(), rel=0.1)
 
 
 def test_an_interval_has_the_variance_of_images_and_seeds() -> None:
@@ -117,7 +167,7 @@ def test_combinations_are_the_commonest_and_the_rarest_of_a_class(
     ]
     assert [values for label, values in found if label == "eosinophil"] == [{"granularity": "yes"}]
     real = synthesis.real(data, {"granularity": "yes"}, "eosinophil")
-    held = pd.concat([data.tables["validation"], data.tables["test"]])
+    held = data.tables["test"]
     assert len(real) == ((held["label"] == "eosinophil") & (held["granularity"] == "yes")).sum() > 0
     monkeypatch.setattr(synthesis, "NEW", ({"granularity": "yes"},))
     with pytest.raises(ValueError, match="which no image should have"):

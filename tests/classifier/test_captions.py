@@ -23,8 +23,8 @@ from classifier.captions import (
     describe,
     measured_attributes,
     read_sentences,
-    stated,
 )
+from classifier.phrases import stated, unsaid
 
 DISEASE = ("leuk", "cancer", "disease", "acute", "chronic", "progress", "child", "marrow")
 
@@ -40,6 +40,7 @@ def test_a_description_states_the_known_attributes_and_no_other(share: float) ->
         attributes = drawn_attributes(seed, share)
         text = describe(attributes, seed)
         assert stated(text) == {name: {value} for name, value in completed(attributes).items()}, text
+        assert unsaid(text) <= {"image", "single", "like"}, text
 
 
 def test_every_value_alone_is_told_and_read() -> None:
@@ -144,10 +145,38 @@ NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity"
         ("round red blood cells around a cell", {}),
         ("The nucleus takes up 62 % of the cell's area.", {}),
         ("largely blueish smallpox", {}),
+        ("The nucleus of the small cell is round.", {"cell_size": {"small"}, "nucleus_shape": {"unsegmented-round"}}),
+        ("The cytoplasm of this large cell is blue", {"cell_size": {"big"}, "cytoplasm_colour": {"blue"}}),
+        ("no large granules and no big vacuoles", {}),
+        ("less dense chromatin, and fewer granules", {}),
+        ("The cell is not large and round.", {}),
+        ("a nucleus that is not round or indented", {}),
+        ("small abnormal lymphocyte", {"cell_size": {"small"}}),
+        ("hardly any cytoplasm", {"nuclear_cytoplasmic_ratio": {"high"}}),
+        ("horseshoe nucleus, low nuclear:cytoplasmic ratio", {
+            "nucleus_shape": {"unsegmented-band"}, "nuclear_cytoplasmic_ratio": {"low"}}),
     ],
 )  # fmt: skip
 def test_what_people_write_is_read(text: str, expected: Mapping[str, set[str]]) -> None:
     assert stated(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text, beside",
+    [
+        ("A small, round cell without granules; the image shows its nucleus.", {"image"}),
+        ("A nicely oval nucleus and blue chromatin", {"nicely", "oval", "blue"}),
+        ("The nucleus is not round.", {"round"}),
+        ("It may have coarse granules, and no red granules.", {"may", "red", "granule"}),
+        ("no nucleus", {"nucleus"}),
+        ("Small cells", {"cell"}),
+        ("granules in the round nucleus", {"granule"}),
+        ("a nucleus with fine granules", {"granule"}),
+        ("The nucleoli are large.", {"other", "large"}),
+    ],
+)
+def test_what_a_text_says_beside_attributes_is_known(text: str, beside: set[str]) -> None:
+    assert unsaid(text) == beside
 
 
 @pytest.mark.parametrize("label", CLASSES)
@@ -276,7 +305,9 @@ def test_a_query_is_brought_into_one_line() -> None:
         ("ab " * 700, "2,099 characters"),
         ("большая клетка", "Latin"),
         ("大细胞", "Latin"),
-        ("12 34 !", "Latin"),
+        ("12 34 !", "no word"),
+        ("a", "no word"),
+        ("x y z", "no word"),
         ("cell \udcff", "UTF-8"),
         ("cell\x00", "UTF-8"),
     ],

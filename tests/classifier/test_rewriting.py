@@ -14,7 +14,8 @@ import pytest
 from balancer import progress
 from balancer.data.attributes import ATTRIBUTES, completed
 from balancer.errors import InputError
-from classifier.captions import describe, stated
+from classifier.captions import describe
+from classifier.phrases import stated
 from classifier.rewriting import Endpoint, rewrite
 
 Answer = Callable[[str, str], tuple[int, bytes]]  # model, caption → status, body
@@ -223,6 +224,13 @@ def test_other_words_for_the_same_facts_are_taken(
         "A small, round cell with small pink granules, no vacuoles and an eccentric, oval nucleus.",
         "A small, round cell with small pink granules, no vacuoles and a pale nucleus.",
         "A small, round cell with small pink granules, no vacuoles and a blue nucleus.",  # a colour of something else
+        "A small, round cell with small pink granules and no vacuoles. The nucleus is not round.",  # denied
+        "A small, round cell with small pink granules and no vacuoles. It has no red granules.",
+        "A small, round cell with small pink granules, no vacuoles and no nucleus.",
+        "A small, round cell that may have small pink granules and has no vacuoles.",
+        "Small, round cells with small pink granules and no vacuoles.",
+        "A small, round cell with small pink granules in the nucleus and no vacuoles.",
+        "The nucleus of the small cell is round. It has small pink granules and no vacuoles.",  # of something else
         "Маленькая круглая клетка.",
         "lorem ipsum dolor sit amet consectetur",
     ],
@@ -332,12 +340,14 @@ def test_an_endpoint_that_hangs_is_given_up(serve: Callable[[Answer], Server], t
         release.set()
 
 
-def test_an_endpoint_that_drips_is_given_up(tmp_path: Path, serve: Callable[[Answer], Server]) -> None:
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_an_endpoint_that_drips_is_given_up(
+    tmp_path: Path, serve: Callable[[Answer], Server], begun: bytes
+) -> None:
     server = serve(good)
 
     def drip(self: BaseHTTPRequestHandler) -> None:
-        self.send_response(200)
-        self.end_headers()
+        self.wfile.write(begun)  # the body comes slowly, or the headers do
         try:
             for _ in range(200):
                 self.wfile.write(b" ")

@@ -10,17 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from balancer import smear
 from balancer.data import PreparedDataset, prepare
 from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices
 from balancer.errors import InputError
 from balancer.imaging import stain
-from classifier import vision_language
-from classifier.attributes import attribute_probabilities, evaluate_attributes
+from classifier import calibration, vision_language
+from classifier.attributes import attribute_probabilities, embed_images, evaluate_attributes
 from classifier.batches import Batch
-from classifier.captions import stated
+from classifier.captions import class_sentences
 from classifier.checkpoints import load_run
 from classifier.compare import compare
 from classifier.config import TrainingConfig
@@ -39,16 +41,19 @@ from classifier.language import (
 )
 from classifier.models.vision_language import HEADS
 from classifier.objectives import LanguageObjective
+from classifier.phrases import stated
 from classifier.prediction import evaluate_run
 from classifier.runs import train_run
 from classifier.text_encoders import UNKNOWN_WORD, WordReader
 from classifier.training import fit
 from classifier.vision_language import (
     describe_files,
+    embed_texts,
     search_captions,
     search_images,
     text_scorer,
 )
+from cli import classifier
 
 LABELS = ("CLL", "eosinophil", "monocyte")
 
@@ -333,10 +338,23 @@ def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: Pre
         config, images, data.labels("train")[rows], data.images("validation"), data.labels("validation"), 3, "cpu",
         language=said,
     )  # fmt: skip
-    p = fitted.validation_probabilities
-    assert np.isfinite(p).all()
-    of_class = p[data.labels("validation") == 1, 1].mean()
-    assert of_class > p[data.labels("validation") != 1, 1].mean()
+    p, own = fitted.validation_probabilities, data.labels("validation") == 1
+    assert np.isfinite(p).all() and p[own, 1].mean() > p[~own, 1].mean()
+    # The price is counted on images of the other classes, though validation has some of this one.
+    assert (p[~own].argmax(axis=1) == 1).mean() == pytest.approx(calibration.UNSEEN_SHARE, abs=0.05)
+
+    images = np.concatenate([data.images("validation")[:], data.images("test")[:]])
+    is_own = np.concatenate([own, data.labels("test") == 1])
+    z = embed_images(fitted.model, images)
+    others = (z @ fitted.model.network.by_sentence.embeddings.numpy()[[0, 2]].T).max(axis=1)
+
+    def told_apart(label: str) -> float:
+        """By likeness to the sentences of a class, without novelty: the area under the ROC curve."""
+        texts = embed_texts(fitted.model, said.reader, class_sentences(label, 8, 0, named=False)).mean(axis=0)
+        return float(roc_auc_score(is_own, z @ (texts / np.linalg.norm(texts)) - others))
+
+    wrong = [told_apart(label) for label in ("CLL", "monocyte", "lymphocyte", "erythroblast")]
+    assert told_apart("eosinophil") > max(0.7, *(area + 0.1 for area in wrong))
 
 
 def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedDataset) -> None:
@@ -385,11 +403,51 @@ def test_what_is_said_alike_of_two_classes_is_one_meaning() -> None:
 
     assert meaning("Pre", "Pro", "CLL", taught=False) == [0, 0, 1]  # ALL's subtypes look alike
     assert meaning("Pre", "Pro", "CLL") == [0, 1, 2]  # but are called differently
+    table = pd.DataFrame(
+        {"label": ["CLL"] * 3, "granularity": ["no", "no", "yes"], "granule_type": ["nil", None, None]}
+    )
+    assert language_of(table, ("CLL",), "x.csv", "small").meaning.tolist() == [0, 0, 1]
     assert meaning("a", "b", "c", given={"a": ["One.", "Two."], "b": ["Two.", "One."], "c": ["One."]}) == [
         0,
         0,
         1,
     ]
+
+
+def test_a_text_that_is_longer_than_is_read_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(vision_language, "note", notes.append)
+    vision_language.query(load_run(run), "a small cell " * 33)
+    assert len(notes) == 1 and "reads the first 96 words" in notes[0]
+
+
+def test_describing_and_searching_at_the_command_line(
+    run: Path, data: PreparedDataset, tmp_path: Path
+) -> None:
+    def call(*args: object, code: int = 0) -> str:
+        result = CliRunner().invoke(classifier, [str(a) for a in args])
+        assert result.exit_code == code, result.output + repr(result.exception)
+        return result.output if code else result.stdout
+
+    image, where = data.paths("test")[0], ("--run", run, "--data", data.root)
+    (line,) = map(json.loads, call("describe", "--run", run, image, "--json").splitlines())
+    assert line["sentence"].endswith(".") and set(line["attributes"]) == set(ATTRIBUTES)
+    assert f"Seen: {line['sentence']}" in call("describe", "--run", run, image)
+    found = [
+        json.loads(x)
+        for x in call("search", "small cell without granules", *where, "--n", 3, "--json").splitlines()
+    ]
+    assert len(found) == 3 and all(Path(one["name"]).is_file() and one["label"] in LABELS for one in found)
+    captions = call("search", image, *where, "--n", 4).splitlines()
+    assert len(captions) == 4 and all(stated(caption.split("  ")[1]) for caption in captions)
+    for wrong, sentence in (
+        ("", "The text is empty"),
+        ("большая клетка", "Latin"),
+        ("cell " * 500, "up to 2,000 are read"),
+        (tmp_path, "is a folder"),
+        ("nothing.png", "does not exist"),
+    ):
+        assert sentence in " ".join(call("search", wrong, *where, code=2).split())
 
 
 def test_a_class_without_a_sentence_is_refused_before_any_work(tmp_path: Path, data: PreparedDataset) -> None:

@@ -765,7 +765,8 @@ def search(query: str, data: Path | None, run: Path | None, split: str, n: int, 
         if as_json:
             show({name: value for name, value in asdict(one).items() if value is not None})
         else:
-            click.echo(f"{one.similarity:.3f}  {one.name}" + (f"  ({one.label})" if one.label else ""))
+            value = one.similarity if one.probability is None else one.probability
+            click.echo(f"{value:.3f}  {one.name}" + (f"  ({one.label})" if one.label else ""))
 
 
 def _names_file(text: str) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from balancer.data import PreparedDataset
-from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values, completed
+from balancer.data.attributes import ATTRIBUTES, attribute_indices, attribute_values, completed
 from balancer.data.dataset import read_table
 from balancer.data.decode import make_square
 from balancer.data.seen import Seen
@@ -153,13 +153,26 @@ def query(run: ClassifierRun, text: str) -> np.ndarray:
     return embed_texts(run.model, run.reader, [text])[0]
 
 
+def caption_probabilities(similarity: np.ndarray, scale: float, counts: np.ndarray) -> np.ndarray:
+    """How likely each of M captions is for each of Q images, float Q×M, from their cosines, float Q×M, at the run's `scale`.
+
+    Contrastive training learns by how much likelier an image and a caption are together than by chance (van den Oord et al.
+    2018, arXiv 1807.03748, section 2.3); times how many train images have the caption, `counts` (int M), and one more, that
+    is what the image says of the caption: p_j ∝ (n_j + 1) exp(s cos_j).
+    """
+    logits = scale * similarity + np.log(counts + 1)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 @dataclass(frozen=True)
 class Found:
-    """An image or a caption that a search found, and its similarity to the query, in [−1, 1]."""
+    """What a search found: an image and its similarity to the text, in [−1, 1], or a caption and how likely it is, in [0, 1]."""
 
     name: str
-    similarity: float
+    similarity: float | None = None
     label: str | None = None
+    probability: float | None = None
 
 
 def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: str, n: int) -> list[Found]:
@@ -184,9 +197,10 @@ def search_captions(
     n: int,
     um_per_pixel: float | None = None,
 ) -> list[Found]:
-    """The `n` distinct captions of a split's images that are most similar to an image file, the most similar first.
+    """The `n` distinct captions of a split's images that are likeliest for an image file, the likeliest first.
 
-    Captions by attributes; where the split has none, the sentences of the classes. Raises InputError for a run without texts, an
+    Captions by attributes; where the split has none, the sentences of the classes. How likely each is depends on how often it
+    is in the train split of `data` too (`caption_probabilities`). Raises InputError for a run without texts, an
     empty split, and a file that is no image.
     """
     _needs(run, READ_TEXT, "compare images with a text", "texts")
@@ -194,23 +208,31 @@ def search_captions(
         raise InputError(f"{data.root / split} has no images, and no captions of any.")
     seen: list[np.ndarray] = []
     list(predict_files(run, [image], um_per_pixel, extend=lambda lines, prepared: seen.append(prepared)))
-    captions = _captions(run, data, split)
-    z = embed_images(run.model, AsPrepared(seen[0], run.model))[0]
+    captions, counts = _captions(run, data, split)
+    z = embed_images(run.model, AsPrepared(seen[0], run.model))
     assert run.reader is not None
-    similarity = embed_texts(run.model, run.reader, captions) @ z
-    return [Found(captions[i], float(similarity[i])) for i in np.argsort(-similarity, kind="stable")[:n]]
+    similarity = z @ embed_texts(run.model, run.reader, captions).T
+    (p,) = caption_probabilities(similarity, float(run.language.by_sentence.scale.detach()), counts)
+    return [Found(captions[i], probability=float(p[i])) for i in np.argsort(-p, kind="stable")[:n]]
 
 
-def _captions(run: ClassifierRun, data: PreparedDataset, split: str) -> list[str]:
-    """A caption for each combination of attributes in a split, and a sentence of each of the run's classes that has none."""
-    known = attribute_indices(data.tables[split], data.root / split / "metadata.csv")
-    rows = [attribute_values(row) for row in np.unique(known, axis=0)]
-    described = {
-        label for label, own in zip(data.tables[split]["label"], known, strict=True) if (own != UNKNOWN).any()
-    }
+def _captions(run: ClassifierRun, data: PreparedDataset, split: str) -> tuple[list[str], np.ndarray]:
+    """A caption for each combination of attributes in a split, and a sentence of each of the run's classes that has none;
+    and how many train images each is said of, int."""
     sentences = run.config["language"]["sentences"]
-    others = [texts[0] for label, texts in sentences.items() if label not in described]
-    return list(dict.fromkeys(describe(completed(values), 0) for values in rows if values)) + others
+
+    def said(of: str) -> tuple[set[str], Counter[str]]:
+        """The labels with attributes, and the captions by attributes, of the images of a split."""
+        known = attribute_indices(data.tables[of], data.root / of / "metadata.csv")
+        rows = [completed(attribute_values(row)) for row in known]
+        labels = {label for label, values in zip(data.tables[of]["label"], rows, strict=True) if values}
+        return labels, Counter(describe(values, 0) for values in rows if values)
+
+    described, there = said(split)
+    others = [label for label in sentences if label not in described]
+    in_train, of_class = said("train")[1], Counter(data.tables["train"]["label"])
+    counts = [*(in_train[text] for text in there), *(of_class[label] for label in others)]
+    return [*there, *(sentences[label][0] for label in others)], np.array(counts)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from classifier.models.vision_language import CLASS, READ_ATTRIBUTES, READ_TEXT,
 from classifier.text_encoders import words
 from classifier.training import TrainingConfig
 from classifier.transforms import Images
-from classifier.vision_language import embed_texts
+from classifier.vision_language import caption_probabilities, embed_texts
 
 SEEDS = (0, 1, 2)
 CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
@@ -45,6 +45,7 @@ STAGES = ("zero-shot", "attributes", "retrieval", "language")
 BASE: dict[str, Any] = {"sampling": "balanced", "evaluations": 4}
 # What a row is about, beside an attribute.
 CLASS_PREDICTION, RETRIEVAL, NEW_WORDS, CONTROL = "class", "retrieval", "new words", "control"
+COUNTED = "image to text, frequency counted"  # as `classifier search` ranks captions
 # Retrieval without looking at the image: by how often train images have a caption, all or those of the image's own class.
 BY_FREQUENCY, BY_CLASS = "by frequency", "by the true class and frequency"
 
@@ -247,9 +248,14 @@ def _retrieved(
     known = attribute_indices(data.tables["test"], data.root)
     distinct, own = np.unique(known, axis=0, return_inverse=True)
     captions = [describe(attribute_values(row), 0) for row in distinct]
+    train, train_labels = attribute_indices(data.tables["train"], data.root), data.labels("train")
+    having = (train[:, None] == distinct).all(axis=2)  # train images × captions
+    of_class = np.stack([having[train_labels == k].sum(axis=0) for k in range(len(data.classes))])
     tables = [
-        _both_ways(model, language, "wbcatt", data.images("test"), captions, own.reshape(-1)),
-        _unlooked(data, distinct, own.reshape(-1)),
+        _both_ways(
+            model, language, "wbcatt", data.images("test"), captions, own.reshape(-1), of_class.sum(axis=0)
+        ),
+        _unlooked(data.labels("test"), of_class, own.reshape(-1)),
     ]
     labels = np.concatenate([other.tables[split]["label"].map(CLASSES.index) for split in STUDY_SPLITS])
     images = np.concatenate([other.images(split)[:] for split in STUDY_SPLITS])
@@ -259,26 +265,34 @@ def _retrieved(
 
 
 def _both_ways(
-    model: Classifier, language: Language, test: str, images: Images, captions: Sequence[str], own: np.ndarray
+    model: Classifier,
+    language: Language,
+    test: str,
+    images: Images,
+    captions: Sequence[str],
+    own: np.ndarray,
+    counts: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Image to text and text to image; `own`: int N, the caption of each image."""
+    """Image to text and text to image; `own`: int N, the caption of each image; `counts`: int M, how many train images have each."""
     similarity = embed_images(model, images) @ embed_texts(model, language.reader, captions).T
     relevant = own[:, None] == np.arange(len(captions))
     ways = {"image to text": (similarity, relevant), "text to image": (similarity.T, relevant.T)}
+    if counts is not None:
+        assert isinstance(model.network, VisionLanguage)
+        scale = float(model.network.by_sentence.scale.detach())
+        ways[COUNTED] = (caption_probabilities(similarity, scale, counts), relevant)
     return _metrics(test, ways, len(captions))
 
 
-def _unlooked(data: PreparedDataset, distinct: np.ndarray, own: np.ndarray) -> pd.DataFrame:
-    """Image to text for who does not look at the image; `distinct`: the captions' attributes, int M×11, `own` as above."""
-    train, labels = attribute_indices(data.tables["train"], data.root), data.labels("train")
-    having = (train[:, None] == distinct).all(axis=2)  # train images × captions
-    of_class = np.stack([having[labels == k].sum(axis=0) for k in range(len(data.classes))])
-    relevant = own[:, None] == np.arange(len(distinct))
+def _unlooked(labels: np.ndarray, of_class: np.ndarray, own: np.ndarray) -> pd.DataFrame:
+    """Image to text for who does not look at the image: `labels`, int N; `of_class`: int K×M, how many train images of each class
+    have each caption; `own` as above."""
+    relevant = own[:, None] == np.arange(of_class.shape[1])
     ways = {
         BY_FREQUENCY: (np.tile(of_class.sum(axis=0), (len(own), 1)), relevant),
-        BY_CLASS: (of_class[data.labels("test")], relevant),
+        BY_CLASS: (of_class[labels], relevant),
     }
-    return _metrics("wbcatt", ways, len(distinct))
+    return _metrics("wbcatt", ways, of_class.shape[1])
 
 
 def _metrics(test: str, ways: Mapping[str, tuple[np.ndarray, np.ndarray]], captions: int) -> pd.DataFrame:

@@ -164,7 +164,8 @@ def _retrieval(rows: pd.DataFrame) -> str:
         table = markdown_table(("head", "way", *METRICS), sorted(body))
         parts.append(f"### {test}: {captions} {what}\n\n{table}")
     return (
-        "Without a head: who does not look at the image names the captions that are most frequent in train, or those that are "
+        "Captions are ranked by cosine, or by that and how often train images have them, as `classifier search` does (*frequency "
+        "counted*). Without a head: who does not look at the image names the captions that are most frequent in train, or those that are "
         "among the images of its class.\n\n" + "\n\n".join(parts)
     )
 

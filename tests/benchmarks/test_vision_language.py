@@ -65,7 +65,7 @@ def test_a_training_answers_what_its_stage_asks(small: Path) -> None:
     assert set(table[table["what"].isin(study.ATTRIBUTES)]["test"]) == {"wbcatt"}  # segwbc has none
     found = table[table["what"] == "retrieval"]
     assert found.groupby("test")["answers"].first()["segwbc"] == 5
-    ways = ("image to text", "text to image", study.BY_FREQUENCY, study.BY_CLASS)
+    ways = ("image to text", "text to image", study.COUNTED, study.BY_FREQUENCY, study.BY_CLASS)
     assert set(found["metric"]) == {f"{way}, {m}" for way in ways for m in tables.METRICS}
     controls = table[table["what"] == "control"]
     assert set(controls["metric"]) == {"likeness alone", "novelty alone", "another's sentences"}

@@ -301,7 +301,14 @@ def test_a_text_finds_images_and_an_image_finds_captions(run: Path, data: Prepar
     image = data.paths("test")[data.tables["test"]["label"].tolist().index("eosinophil")]
     captions = search_captions(opened, image, data, "test", 3)
     assert len({f.name for f in captions}) == 3
+    likely = [f.probability for f in captions]
+    assert likely == sorted(likely, reverse=True) and 0 < sum(likely) <= 1
     assert stated(captions[0].name)["granularity"] == {"yes"}
+
+
+def test_a_caption_is_likely_by_its_likeness_and_its_frequency() -> None:
+    p = vision_language.caption_probabilities(np.array([[0.1, 0.1, 0.3]]), 10.0, np.array([3, 0, 0]))
+    assert p[0] == pytest.approx(np.array([4, 1, np.exp(2)]) / (5 + np.exp(2)))
 
 
 def test_what_cannot_be_asked_is_said(run: Path, data: PreparedDataset, tmp_path: Path) -> None:
@@ -584,6 +591,7 @@ def test_classes_without_attributes_have_their_sentences_among_the_captions(
     tables = {split: table.copy() for split, table in data.tables.items()}
     tables["test"].loc[tables["test"]["label"] == "CLL", list(ATTRIBUTES)] = np.nan
     thinned = replace(data, tables=tables)
-    captions = vision_language._captions(load_run(run), thinned, "test")
+    captions, counts = vision_language._captions(load_run(run), thinned, "test")
     assert captions[-1] == load_run(run).config["language"]["sentences"]["CLL"][0]
+    assert counts[-1] == (tables["train"]["label"] == "CLL").sum() and 0 <= counts.min() < counts.max()
     assert len(captions) == 1 + len(tables["test"][list(ATTRIBUTES)].dropna().drop_duplicates())

@@ -3,7 +3,7 @@
     python -m benchmarks.classifier_speed [--resolution PX] [--steps N] [--turns N] [--threads T]
 
 The plain loop is what timm's train.py does on a CPU: `timm.create_model`, timm's loader with images that are decoded
-already and flipped both ways, AdamW by `timm.optim.create_optimizer_v2`, float32. Ours is `classifier.training.update`
+already and flipped both ways, AdamW by `timm.optim.create_optimizer_v2`, in float32 and, as with --amp, in bfloat16. Ours is `classifier.training.update`
 on `classifier.batches.training_batches`, with flips, quarter turns and shifts, gradients clipped, in the precision that
 it chooses itself, in float32, and compiled by `torch.compile`, whose first step is told apart: after how many steps it has
 paid for itself. The networks, timm's own, are the same on all sides, but for
@@ -67,8 +67,10 @@ class Pictures(torch.utils.data.Dataset):
         return self.transform(self.pictures[index]), int(self.labels[index])
 
 
-def plain_loop(name: str, images: np.ndarray, labels: np.ndarray, workers: int) -> Callable[[], None]:
-    """A step of timm's: what is called is one update of the weights."""
+def plain_loop(
+    name: str, images: np.ndarray, labels: np.ndarray, workers: int, amp: bool
+) -> Callable[[], None]:
+    """A step of timm's: what is called is one update of the weights; with `amp` in bfloat16."""
     resolution = images.shape[1]
     model = timm.create_model(name, num_classes=int(labels.max()) + 1).train()
     optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=2e-3, weight_decay=0.05)
@@ -86,7 +88,8 @@ def plain_loop(name: str, images: np.ndarray, labels: np.ndarray, workers: int) 
 
     def step() -> None:
         pixels, of = next(drawn)
-        loss = criterion(model(pixels), of)
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            loss = criterion(model(pixels), of)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -138,15 +141,17 @@ def table(resolution: int, steps: int, turns: int) -> str:
         }
         loops = [our_loop(name, images, labels, *how) for how in ours.values()]
         compiling = float(seconds(loops[-1], CPU)[0])
-        loops += [plain_loop(name, images, labels, n) for n in (0, 1)]
+        loops += [plain_loop(name, images, labels, n, amp) for amp in (False, True) for n in (0, 1)]
         took = by_turns([partial(many, step) for step in loops], turns)
-        fastest = took[len(ours) + int(np.median(took[len(ours) :, :, 0], axis=1).argmin())]
+        plain = took[len(ours) :].reshape(2, 2, *took.shape[1:])  # float32 and bfloat16, loader processes
+        fastest, in_bfloat16 = (of[np.median(of[..., 0], axis=1).argmin()] for of in plain)
         for k, what in enumerate(ours):
             figures = summary(took[k], fastest, steps * BATCH)
             low, high = figures["ratio_quartiles"]
-            alone = summary(
-                took[k], took[len(ours)], steps * BATCH
-            )  # no time in a loader process that is not counted
+            # No time in a loader process that is not counted.
+            alone = summary(took[k], plain[0, 0], steps * BATCH)
+            with_amp = summary(took[k], in_bfloat16, steps * BATCH)
+            least_amp, most_amp = with_amp["ratio_quartiles"]
             least, most = alone["processor_ratio_quartiles"]
             saved = float(np.median(took[0][:, 0] - took[k][:, 0])) / steps  # seconds a step
             worth = (
@@ -162,6 +167,8 @@ def table(resolution: int, steps: int, turns: int) -> str:
                     f"{figures['plain_images_per_second']:.0f}",
                     f"{figures['ratio']:.2f} ({low:.2f} to {high:.2f})",
                     f"{alone['processor_ratio']:.2f} ({least:.2f} to {most:.2f})",
+                    f"{with_amp['plain_images_per_second']:.0f}",
+                    f"{with_amp['ratio']:.2f} ({least_amp:.2f} to {most_amp:.2f})",
                     worth if ours[what][1] else "",
                 )
             )
@@ -172,6 +179,8 @@ def table(resolution: int, steps: int, turns: int) -> str:
         "timm's loop, images/s",
         "ratio (quartiles)",
         "ratio by processor time",
+        "timm's loop in bfloat16, images/s",
+        "ratio (quartiles)",
         "compiling, paid back after",
     )
     return markdown_table(header, rows)
@@ -196,7 +205,7 @@ def main() -> None:
         f"`{' '.join(['python -m benchmarks.classifier_speed', *sys.argv[1:]])}`: batches of {BATCH} rendered cells of {options.resolution} px, "
         f"{options.turns} turns of {options.steps} steps, {torch.get_num_threads()} threads on {platform.machine()}, "
         f"torch {torch.__version__}, timm {timm.__version__}. timm's loop is the faster of those with 0 and with 1 loader "
-        "process, for processor time that with 0; in float32, as timm trains without --amp.\n"
+        "process, for processor time that with 0; in float32, as timm trains without --amp, where nothing else is said.\n"
     )
     write_text(RESULTS, text)
     print(text)

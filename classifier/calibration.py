@@ -70,11 +70,14 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
     Naeini et al. 2015; with 15 bins as in Guo et al. 2017. A bin holds its upper edge.
     """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    return calibration_gap(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
+
+
+def calibration_gap(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
+    """The same from the largest probabilities, float N, and whether they are those of the label, bool N."""
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(bin_of, right - confidence.astype(np.float64), minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def conformal_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

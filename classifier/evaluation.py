@@ -150,10 +150,20 @@ def contrast(
     variance = float(parts.sum())
     if variance == 0:  # one class only: nothing can be wrong
         return Interval(value, value, value, 1.0 if value == 0 else 0.0, float("inf"))
-    df = float(variance**2 / (parts**2 / dfs).sum())
+    half, df = half_width(parts, dfs)
     error = variance**0.5
-    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
     return Interval(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / error, df)), df)
+
+
+def half_width(variances: np.ndarray, dfs: np.ndarray) -> tuple[float, float]:
+    """Half of the interval at `LEVEL` of an estimate, and its degrees of freedom, float.
+
+    Its variance is the sum of independent parts, `variances`, not all 0, estimated with `dfs` degrees of freedom each:
+    Student's t with those of Welch and Satterthwaite.
+    """
+    variance = variances.sum()
+    df = float(variance**2 / (variances**2 / dfs).sum())
+    return float(stats.t.ppf((1 + LEVEL) / 2, df) * variance**0.5), df
 
 
 def _variance_within_classes(

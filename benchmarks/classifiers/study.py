@@ -120,6 +120,7 @@ def trainings(stage: str) -> Iterator[Training]:
     elif stage == "stain":
         for arch in available():
             yield from made("pbc", arch, {"arch": arch, "augmentation": "stain"})
+        yield from made("pbc", TIMM, {"arch": TIMM, "precision": TIMM_PRECISION, "augmentation": "stain"})
         for steps in (("reinhard",), ("macenko",), ("crop", "macenko")):
             own = {"arch": COMPARED, "preprocessing": steps}
             yield from made("pbc", f"{COMPARED}, {' and '.join(steps)}", own)

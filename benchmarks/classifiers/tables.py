@@ -19,6 +19,8 @@ _TITLES = {
     "all4": "all4",
     "all_idb2": "all_idb2",
 }
+_FIGURES = ("macro-F1", "balanced accuracy", "ECE", "ECE with temperature")
+RESAMPLES = 200  # of the images, for the calibration error's interval
 
 
 def page(predictions: pd.DataFrame) -> str:
@@ -34,14 +36,15 @@ def page(predictions: pd.DataFrame) -> str:
         "Batches of 64, balanced sampling; steps: "
         + ", ".join(f"{name} {steps}" for name, steps in STEPS.items())
         + ". The expected calibration error (ECE, 15 bins) is that of the network as "
-        "trained, and with the temperature that was fitted to validation.\n"
+        "trained, and with the temperature that was fitted to validation. Trained by "
+        f"{done['code'].nunique()} versions of the code, which for these settings differ in speed and in the order of sums.\n"
     )
     parts = [head]
     for stage, write in (
         ("entries", _entries),
         ("pretraining", _pretraining),
-        ("preprocessing", _compared),
-        ("remedies", _compared),
+        ("preprocessing", _compared("none")),
+        ("remedies", _compared("unbalanced")),
         ("long", _long),
         ("stain", _stain),
     ):
@@ -80,34 +83,45 @@ def estimate(
 
 
 def calibration_error(rows: pd.DataFrame, confidence: str = "confidence") -> str:
-    """Mean over the seeds; the error depends on the probability of the predicted class, the column `confidence`, alone."""
-    values = []
-    for _, part in rows.groupby("seed"):
-        predicted = part["predicted"].to_numpy(dtype=np.int64)
-        top = np.zeros((len(part), int(part["classes"].iat[0])))
-        top[np.arange(len(part)), predicted] = part[confidence]
-        values.append(calibration.expected_calibration_error(top, part["label"].to_numpy(dtype=np.int64)))
-    return f"{np.mean(values):.3f}"
+    """Mean over the seeds, with its interval where there are several: images by the bootstrap, and seeds.
+
+    It depends on the probability of the predicted class alone, the column `confidence`.
+    """
+    by_seed = [part for _, part in rows.groupby("seed")]
+    p = np.stack([part[confidence].to_numpy() for part in by_seed])
+    right = np.stack([(part["label"] == part["predicted"]).to_numpy() for part in by_seed])
+    seeds, images = p.shape
+
+    def gaps(chosen: np.ndarray) -> np.ndarray:
+        return np.array([calibration.calibration_gap(p[s, chosen], right[s, chosen]) for s in range(seeds)])
+
+    values, rng = gaps(np.arange(images)), np.random.default_rng(0)
+    if seeds == 1:
+        return f"{values.mean():.3f}"
+    drawn = [gaps(rng.integers(images, size=images)).mean() for _ in range(RESAMPLES)]
+    parts = np.array([np.var(drawn, ddof=1), values.var(ddof=1) / seeds])
+    half = evaluation.half_width(parts, np.array([images - 1, seeds - 1]))[0] if parts.any() else 0.0
+    return f"{values.mean():.3f} ({max(values.mean() - half, 0):.3f} to {values.mean() + half:.3f})"
 
 
-def _table(rows: pd.DataFrame, first: str, names: Iterable[str], key: Callable[[str], pd.DataFrame]) -> str:
+def _figures(rows: pd.DataFrame) -> tuple[str, ...]:
+    """What is said of every setting, in the order of `_FIGURES`."""
+    errors = (calibration_error(rows), calibration_error(rows, "calibrated"))
+    return estimate(rows, "macro_f1"), estimate(rows, "balanced_accuracy"), *errors
+
+
+def _table(rows: pd.DataFrame, first: str, names: Iterable[str], better_than: str | None = None) -> str:
+    """A row for each of `names`, and where it is asked for by how much its macro-F1 is better than that of another."""
+    of = dict(iter(rows.groupby("name")))
     body = []
     for name in names:
-        of = key(name)
-        if len(of):
-            seconds = of.groupby("key")["seconds"].first().mean()
-            body.append(
-                (
-                    f"`{name}`",
-                    estimate(of, "macro_f1"),
-                    estimate(of, "balanced_accuracy"),
-                    f"{calibration_error(of)} / {calibration_error(of, 'calibrated')}",
-                    f"{seconds:.0f}",
-                )
-            )
-    return markdown_table(
-        (first, "macro-F1", "balanced accuracy", "ECE / with temperature", "seconds of one core"), body
-    )
+        cells = [f"`{name}`", *_figures(of[name])]
+        if better_than is not None:
+            known = name != better_than and better_than in of
+            cells.append(estimate(of[name], minus=of[better_than]) if known else "")
+        body.append(cells)
+    more = () if better_than is None else (f"macro-F1 better than `{better_than}` by",)
+    return markdown_table((first, *_FIGURES, *more), body)
 
 
 def _in_order(rows: pd.DataFrame) -> list[str]:
@@ -120,18 +134,22 @@ def _entries(rows: pd.DataFrame, every: pd.DataFrame) -> str:
         of = rows[(rows["dataset"] == dataset) & (rows["test"] == dataset)]
         if len(of):
             images = len(of[of["key"] == of["key"].iat[0]])
-            table = _table(of, "network", sorted(set(of["name"])), lambda name, of=of: of[of["name"] == name])
-            parts.append(f"### {title} ({images} test images)\n\n{table}")
+            parts.append(
+                f"### {title} ({images} test images)\n\n{_table(of, 'network', sorted(set(of['name'])))}"
+            )
     return "\n\n".join(parts)
 
 
-def _compared(rows: pd.DataFrame, every: pd.DataFrame) -> str:
-    parts = []
-    for dataset, of in rows.groupby("dataset", sort=False):
-        of = of[of["test"] == dataset]
-        table = _table(of, "setting", _in_order(of), lambda name, of=of: of[of["name"] == name])
-        parts.append(f"### {_TITLES[str(dataset)]}, `{COMPARED}`\n\n{table}")
-    return "\n\n".join(parts)
+def _compared(better_than: str) -> Callable[[pd.DataFrame, pd.DataFrame], str]:
+    def write(rows: pd.DataFrame, every: pd.DataFrame) -> str:
+        parts = []
+        for dataset, of in rows.groupby("dataset", sort=False):
+            of = of[of["test"] == dataset]
+            table = _table(of, "setting", _in_order(of), better_than)
+            parts.append(f"### {_TITLES[str(dataset)]}, `{COMPARED}`\n\n{table}")
+        return "\n\n".join(parts)
+
+    return write
 
 
 def _long(rows: pd.DataFrame, every: pd.DataFrame) -> str:
@@ -139,7 +157,7 @@ def _long(rows: pd.DataFrame, every: pd.DataFrame) -> str:
     of = rows[rows["test"] == rows["dataset"]]
     chosen = of.groupby("name", sort=False)["validation_macro_f1"].mean()
     said = "; ".join(f"{name} {value:.3f}" for name, value in chosen.items())
-    table = _table(of, "setting", _in_order(of), lambda name: of[of["name"] == name])
+    table = _table(of, "setting", _in_order(of))
     return f"Whole PBC, {LONG} steps, running average of the weights (decay 0.999). Macro-F1 on validation: {said}.\n\n{table}"
 
 
@@ -147,34 +165,31 @@ def _pretraining(rows: pd.DataFrame, every: pd.DataFrame) -> str:
     own = rows[rows["test"] == rows["dataset"]]
     body = []
     for share, of in own.groupby("share"):
-        cells = [
-            estimate(part, "macro_f1") if len(part := of[of["name"] == name]) else "–"
-            for name in ("from scratch", "pretrained")
-        ]
-        body.append((f"{share:.0%}", *cells))
-    return markdown_table(("labels", "macro-F1 from scratch", "macro-F1 with the pretrained encoder"), body)
+        parts = [of[of["name"] == name] for name in ("from scratch", "pretrained")]
+        cells = [estimate(part) if len(part) else "–" for part in parts]
+        better = estimate(parts[1], minus=parts[0]) if all(map(len, parts)) else "–"
+        body.append((f"{share:.0%}", *cells, better))
+    header = ("labels", "macro-F1 from scratch", "macro-F1 with the pretrained encoder", "better by")
+    return (
+        "Of the train split's labels; validation, by which weights and temperature are chosen, keeps all of its own.\n\n"
+        + markdown_table(header, body)
+    )
 
 
 def _stain(rows: pd.DataFrame, every: pd.DataFrame) -> str:
     """Trained on PBC and tested on all images of the unseen set: as ever, with stain augmentation, with stains normalised."""
     plain = every[(every["stage"] == "entries") & (every["dataset"] == "pbc")]
     body = []
-    for name in sorted(set(rows["name"])):
-        cells = []
-        for of in (plain[plain["name"] == name], rows[rows["name"] == name]):
-            for test in ("pbc", UNSEEN["pbc"]):
-                part = of[of["test"] == test]
-                cells.append(estimate(part, "macro_f1") if len(part) else "–")
-        body.append((f"`{name}`", *cells))
-    header = (
-        "network",
-        "PBC",
-        f"{UNSEEN['pbc']}, unseen",
-        "PBC, other stains",
-        f"{UNSEEN['pbc']}, unseen, other stains",
-    )
+    for name in sorted(set(plain["name"]) | set(rows["name"])):
+        network, _, preprocessing = name.partition(", ")
+        for how, of in (("as ever", plain), (preprocessing or "stain augmentation", rows)):
+            part = of[of["name"] == name]
+            tests = [part[part["test"] == test] for test in ("pbc", UNSEEN["pbc"])]
+            if all(map(len, tests)):
+                body.append((f"`{network}`", how, estimate(tests[0]), *_figures(tests[1])))
+    header = ("network", "stains", "macro-F1 on PBC", *(f"{figure}, {UNSEEN['pbc']}" for figure in _FIGURES))
     return (
-        "Macro-F1 over the classes that both sets have; any other answer is an error there. The unseen set is taken at its "
-        "own scale. *Other stains*: with stain augmentation, or, where the row names a preprocessing, with that.\n\n"
+        "Over the classes that both sets have; any other answer is an error there. The unseen set is taken at its "
+        "own scale. *Stains*: as ever, with stain augmentation, or with a preprocessing.\n\n"
         + markdown_table(header, body)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from balancer.data.attributes import ATTRIBUTES
 from benchmarks.classifiers.tables import calibration_error, estimate
@@ -207,6 +206,5 @@ def interval(values: np.ndarray, seeds: np.ndarray) -> str:
     parts = np.array([table.mean(axis=0).var(ddof=1) / images, table.mean(axis=1).var(ddof=1) / count])
     if not parts.any():
         return f"{mean:.3f} (no variation{_seeds(count)})"
-    df = parts.sum() ** 2 / (parts**2 / np.array([images - 1, count - 1])).sum()
-    half = stats.t.ppf((1 + evaluation.LEVEL) / 2, df) * parts.sum() ** 0.5
+    half, _ = evaluation.half_width(parts, np.array([images - 1, count - 1]))
     return f"{mean:.3f} ({max(mean - half, 0):.3f} to {min(mean + half, 1):.3f}{_seeds(count)})"

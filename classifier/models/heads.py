@@ -13,7 +13,10 @@ from balancer.errors import InputError
 
 
 class CosineHead(nn.Module):
-    """Features float B×D → logits s·cos θ, float B×K, θ_k the angle between the features and the weights of class k."""
+    """Features float B×D → logits s·cos θ, float32 B×K, θ_k the angle between the features and the weights of class k.
+
+    In float32 whatever the precision of the network: at s = 30, logits of bfloat16 lie 0.125 apart.
+    """
 
     def __init__(self, weight: Tensor, s: float) -> None:
         super().__init__()
@@ -21,7 +24,7 @@ class CosineHead(nn.Module):
         self.s = s
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.s * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+        return self.s * F.cosine_similarity(features.float()[:, None], self.weight, dim=-1)
 
 
 def with_cosine_head(network: nn.Module, classes: int, s: float) -> nn.Module:

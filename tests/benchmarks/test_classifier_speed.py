@@ -5,7 +5,7 @@ import torch
 from benchmarks.classifier_speed import BATCH, our_loop, plain_loop
 
 
-@pytest.mark.parametrize("make", [lambda *a: our_loop(*a, "float32"), lambda *a: plain_loop(*a, 0)])
+@pytest.mark.parametrize("make", [lambda *a: our_loop(*a, "float32"), lambda *a: plain_loop(*a, 0, False)])
 def test_both_loops_train(make, monkeypatch):
     """The weights move, on batches of the same size."""
     seen = []

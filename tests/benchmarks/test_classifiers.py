@@ -88,7 +88,51 @@ def test_the_page_gives_known_values() -> None:
     ]  # fmt: skip
     page = tables.page(pd.concat(made, ignore_index=True))
     (row,) = (line for line in page.splitlines() if line.startswith("| `swin`"))
-    assert "| 0.899 (" in row and "| 0.900 (" in row and "| 0.000 / 0.050 | 60 |" in row
+    assert "| 0.899 (" in row and "| 0.900 (" in row and "| 0.000 (0.000 to " in row and "| 0.050 (" in row
     assert "all_idb2 (100 test images)" in page and "seeds)" not in row
     one = tables.page(made[0])
-    assert "| 0.899 (1 seed) |" in one
+    assert "| 0.899 (1 seed) |" in one and one.splitlines()[-1].endswith("| 0.000 | 0.050 |")
+
+
+def made(unit: Training, test: str, right: int) -> pd.DataFrame:
+    """Predictions of 100 images of two classes, of which so many of the first are right."""
+    labels = np.repeat([0, 1], 50)
+    predicted = np.where(np.arange(100) < 50 - right, 1, labels)
+    return pd.DataFrame(
+        {
+            "key": unit.key, "test": test, "label": labels, "group": np.arange(100).astype(str), "predicted": predicted,
+            "confidence": 0.9, "calibrated": 0.95, "classes": 2, "validation_macro_f1": 0.8, "seconds": 60.0, "code": "",
+        }
+    )  # fmt: skip
+
+
+def test_settings_are_compared_image_by_image() -> None:
+    tables_of = []
+    for unit in trainings("remedies"):
+        if unit.name in ("unbalanced", "focal"):
+            tables_of.append(made(unit, "pbc-15", 30 if unit.name == "unbalanced" else 50))
+    page = tables.page(pd.concat(tables_of, ignore_index=True))
+    of = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| `")}
+    f1 = (2 * 30 / 80 + 2 * 50 / 120) / 2
+    assert of["| `unbalanced`"].startswith(f"| `unbalanced` | {f1:.3f} (") and of["| `unbalanced`"].endswith(
+        "|  |"
+    )
+    assert f"| {1 - f1:+.3f} (+" in of["| `focal`"] and of["| `focal`"].startswith("| `focal` | 1.000 (")
+
+
+def test_the_unseen_set_is_told_as_ever_and_with_other_stains() -> None:
+    units = [u for u in trainings("entries") if (u.dataset, u.name) == ("pbc", "swin")]
+    others = [u for u in trainings("stain") if u.name == "swin"]
+    rows = [made(u, test, 40 if test == "pbc" else 10) for u in units for test in ("pbc", "segwbc")]
+    rows += [made(u, test, 40 if test == "pbc" else 20) for u in others for test in ("pbc", "segwbc")]
+    rows += [
+        made(u, "pbc", 45) for u in trainings("stain") if u.name.endswith("reinhard")
+    ]  # the rest is yet to come
+    page = tables.page(pd.concat(rows, ignore_index=True))
+    found = [line for line in page.split("## Stain")[1].splitlines() if line.startswith("| `")]
+    assert [line.split(" | ")[:2] for line in found] == [
+        ["| `swin`", "as ever"],
+        ["| `swin`", "stain augmentation"],
+    ]
+    assert f"| {(2 * 10 / 60 + 2 * 50 / 140) / 2:.3f} (" in found[0] and "| 0.600 (" in found[0]
+    assert "| 0.700 (" in found[1]

@@ -122,7 +122,9 @@ def test_the_page_of_attributes_and_retrieval_gives_known_values() -> None:
     lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("|")}
     f1 = (2 * 2 / 5 + 2 * 1 / 3) / 2
     assert lines["cell size"].startswith("| cell size | 0.750 (") and f"| {f1:.3f} (" in lines["cell size"]
-    assert lines["cell shape"] == "| cell shape | 1.000 (no variation) | 1.000 (no variation) | 0.000 |"
+    assert lines["cell shape"].startswith(
+        "| cell shape | 1.000 (no variation) | 1.000 (no variation) | 0.000"
+    )
     assert (
         lines["mean"].startswith(f"| mean | {1 - 6 / 11 / 4:.3f} (")
         and f"| {(5 + 6 * f1) / 11:.3f} (" in lines["mean"]

@@ -59,6 +59,19 @@ def test_the_registry_has_the_networks_of_the_field() -> None:
     assert recipe("hybrid") == recipe(TIMM[0]) == Recipe()
 
 
+@pytest.mark.parametrize("size", sorted(SIZES))
+@pytest.mark.parametrize("name", ["hybrid", "convnextv2", "swin", "fcmae-wpat"])
+def test_every_size_takes_images_and_grows(name: str, size: str) -> None:
+    network = seeded(name, 32, size=size).eval()
+    with torch.inference_mode():
+        assert network(noise(name, 1, 32)).shape == (1, 5)
+    order = ["micro", "atto", "femto", "pico", "nano", "tiny"]
+    assert set(SIZES) == set(order)
+    if size != "micro":
+        smaller = seeded(name, 32, size=order[order.index(size) - 1])
+        assert sum(p.numel() for p in network.parameters()) > sum(p.numel() for p in smaller.parameters())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_learns_saves_and_repeats(name: str, tmp_path: Path) -> None:
     model, again = seeded(name, 32), seeded(name, 32)

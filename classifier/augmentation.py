@@ -72,7 +72,7 @@ def leukocyte(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """`flips`, a shear along one axis, then brightness and contrast, each by up to a fifth and for each image anew.
 
     What the leukocyte study (BMC Medical Imaging 2024) varies; the amounts are ours. What is black, as a background that
-    was removed, stays black.
+    was removed, stays black, and the contrast is about the mean of the rest.
     """
     n, device = len(pixels), pixels.device
     drawn = torch.rand(3, n, 1, 1, generator=generator, device=device) * 2 - 1
@@ -82,8 +82,11 @@ def leukocyte(pixels: Tensor, generator: torch.Generator) -> Tensor:
     matrix = torch.eye(2, device=device) + shear * torch.where(along_x, unit[0], unit[1])
     moved = _affine(flips(pixels, generator), matrix, torch.zeros(n, 2, device=device))
     colour = moved[..., :3].float() * (1 + brightness[..., None])
-    mean = colour.mean(dim=(1, 2, 3), keepdim=True)
-    colour = torch.where(moved[..., :3] > 0, mean + (colour - mean) * (1 + contrast[..., None]), 0.0)
+    seen = (moved[..., :3] > 0).any(dim=3, keepdim=True)
+    mean = (colour * seen).mean(dim=(1, 2, 3), keepdim=True) / seen.float().mean(
+        dim=(1, 2, 3), keepdim=True
+    ).clamp(min=1e-6)
+    colour = torch.where(seen, mean + (colour - mean) * (1 + contrast[..., None]), 0.0)
     return torch.cat([_to_uint8(colour), moved[..., 3:]], dim=3)
 
 

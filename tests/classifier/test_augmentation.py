@@ -71,6 +71,19 @@ def test_leukocyte_leaves_a_removed_background_black() -> None:
     assert (varied[..., :3][varied[..., 3] == 0] == 0).float().mean() > 0.9  # but for where the edges blend
 
 
+def test_leukocyte_varies_brightness_and_contrast_of_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "_affine", lambda pixels, matrix, shift: pixels)
+    pixels = torch.zeros(200, 16, 16, 3, dtype=torch.uint8)
+    pixels[:, 4:10, 4:10], pixels[:, 4:10, 6:8] = 80, 140  # the cell, a seventh of the image
+    varied = AUGMENTATIONS["leukocyte"](pixels, torch.Generator().manual_seed(0)).float()
+    cell = varied[varied > 0].reshape(200, -1)
+    brightness = cell.mean(dim=1) / pixels[pixels > 0].float().mean()
+    contrast = cell.std(dim=1) / cell.mean(dim=1) / (pixels[0, 4:10, 4:10].float().std() / 100)
+    for factor in (brightness, contrast):
+        assert 0.79 < factor.min() < 0.83 and 1.17 < factor.max() < 1.21
+    assert abs(np.corrcoef(brightness, contrast)[0, 1]) < 0.2
+
+
 def test_trivial_augment_draws_each_operation_and_strength_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[int, float]] = []
 

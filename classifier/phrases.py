@@ -206,14 +206,8 @@ _NEGATORS = (
     "no, not, without, never, neither, nor, lack, lacks, lacking, free of, free from, devoid of, absence of, non, zero, "
     "lack of, lacks any, hardly any, hardly, barely, scarcely, less, fewer"
 )
-_LITTLE = (
-    "hardly any",
-    "hardly",
-    "barely",
-    "scarcely",
-    "less",
-    "fewer",
-)  # negators after which there may be some
+# Negators after which there may be some.
+_LITTLE = ("hardly any", "hardly", "barely", "scarcely", "less", "fewer")
 _ABSENT = "absent, missing, lacking, none, free, nil"
 _SEEN = (
     "seen, visible, present, found, discernible, detectable, apparent, observed, evident, there, recognisable"
@@ -386,7 +380,7 @@ def unsaid(text: str) -> set[str]:
     nucleolus). What is no adjective stands for itself by its topic.
 
     >>> sorted(unsaid("An immature cell with a blue nucleus, nicely round, and no red granules."))
-    ['blue', 'immature', 'nicely', 'red']
+    ['blue', 'granule', 'immature', 'nicely', 'red']
     """
     items = _items(text)
     pieces = {

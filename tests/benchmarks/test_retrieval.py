@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 
+from benchmarks.vision_language import retrieval
 from benchmarks.vision_language.retrieval import average_precision, ranks
 
 
@@ -16,6 +19,11 @@ def test_ranks_are_those_of_the_relevant_answers() -> None:
     assert average_precision(np.array([1, 2, 3])) == 1
     with pytest.raises(ValueError, match="no query"):
         ranks(similarity, np.zeros((3, 3), dtype=bool))
+
+
+def test_the_examples_are_true() -> None:
+    found = doctest.testmod(retrieval)
+    assert found.attempted and not found.failed
 
 
 def test_a_constant_similarity_gains_nothing() -> None:

@@ -137,7 +137,7 @@ def main(
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes of one thread each")
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="none begins after that")
     sets_option(parser)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     unknown = set(options.stages) - set(study.STAGES)
     if unknown:
         parser.error(f"there is no stage {', '.join(sorted(unknown))}; known: {', '.join(study.STAGES)}")

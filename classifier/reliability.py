@@ -120,7 +120,7 @@ def calibrate(model: Classifier, validation_probabilities: np.ndarray, data: Pre
 def answers(model: Classifier, images: Images, indices: np.ndarray | None = None) -> Answers:
     """A classifier's answers to images, prepared or not; `indices` (int N) says to which of them, by default to all.
 
-    In float32, so that other machines agree.
+    Their appearance is that of the images before preprocessing. In float32, so that other machines agree.
     """
     prepared = images if isinstance(images, Prepared) else Prepared(images, model.transform)
     indices = np.arange(len(images)) if indices is None else indices
@@ -129,11 +129,13 @@ def answers(model: Classifier, images: Images, indices: np.ndarray | None = None
     probabilities, features, looks = [], [], []
     with torch.inference_mode():
         for start in range(0, len(indices), _BATCH):
-            pixels = prepared[indices[start : start + _BATCH]]
+            some = indices[start : start + _BATCH]
+            pixels = prepared[some]
             logits, given = model.with_features(torch.from_numpy(pixels).to(device))
             probabilities.append(logits.softmax(dim=1).cpu().numpy())
             features.append(given.cpu().numpy())
-            looks.append(appearance(pixels[..., :3]))
+            # As they came: a stain that is normalised no longer tells where an image is from.
+            looks.append(appearance(prepared.images[some][..., :3]))
     return Answers(np.concatenate(probabilities), np.concatenate(features), np.concatenate(looks))
 
 

@@ -22,7 +22,7 @@ def main() -> None:
     made = parser(PACKAGE, __doc__, PARTS)
     made.add_argument("--out", type=Path, metavar="DIR", help="for what proof has done")
     made.add_argument("--images", type=int, default=300, metavar="N", help="for speed [default: 300]")
-    options = made.parse_args()
+    options = made.parse_intermixed_args()
     if options.images < 10:
         made.error(f"--images {options.images} are fewer than the 10 that the gate needs")
     parts = chosen_parts(made, options, PARTS)

@@ -16,7 +16,7 @@ PARTS = ("segmentation", "morphology", "stain", "duplicates", "labels")
 
 def main() -> None:
     made = parser(PACKAGE, __doc__, PARTS)
-    options = made.parse_args()
+    options = made.parse_intermixed_args()
     for part in chosen_parts(made, options, PARTS):
         print_part(PACKAGE, part, options.sets)
 

@@ -231,3 +231,14 @@ def test_answers_do_not_depend_on_the_company(cells: tuple[PreparedDataset, Path
     assert isinstance(every, Answers)
     for name in ("probabilities", "features", "appearance"):
         np.testing.assert_allclose(getattr(some, name), getattr(every, name)[[3, 1]], atol=1e-4)
+
+
+def test_what_is_normalised_is_still_unlike_training(cells: tuple[PreparedDataset, Path]) -> None:
+    data, root = cells
+    run, images = load_run(root), data.images("test")[:6]
+    treated = Transform(preprocessing=("reinhard",)).fitted(data.images("train"))
+    model = Classifier(run.model.network, treated)
+    other = images[..., ::-1].copy()  # another stain
+    as_they_came = answers(model, other)
+    assert np.array_equal(as_they_came.appearance, appearance(other))
+    assert not np.allclose(appearance(treated.prepare(other, None, None)), appearance(other), atol=0.01)

@@ -101,7 +101,8 @@ def calibration_error(rows: pd.DataFrame, confidence: str = "confidence") -> str
     drawn = [gaps(rng.integers(images, size=images)).mean() for _ in range(RESAMPLES)]
     parts = np.array([np.var(drawn, ddof=1), values.var(ddof=1) / seeds])
     half = evaluation.half_width(parts, np.array([images - 1, seeds - 1]))[0] if parts.any() else 0.0
-    return f"{values.mean():.3f} ({max(values.mean() - half, 0):.3f} to {values.mean() + half:.3f})"
+    low, high = max(values.mean() - half, 0), min(values.mean() + half, 1)
+    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
 def _figures(rows: pd.DataFrame) -> tuple[str, ...]:

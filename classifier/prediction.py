@@ -238,6 +238,12 @@ def images_for(run: ClassifierRun, data: PreparedDataset, split: str) -> Images:
 
     Raises InputError when the resolution differs from the run's, the split is empty, and as `to_restain` does.
     """
+    _check_split(run, data, split)
+    images = data.images(split)
+    return _Restained(run, images) if to_restain(run, data) else images
+
+
+def _check_split(run: ClassifierRun, data: PreparedDataset, split: str) -> None:
     if run.resolution != data.resolution:
         raise InputError(
             f"{run.root} takes images of {run.resolution} px, {data.root} has {data.resolution} px; "
@@ -245,8 +251,6 @@ def images_for(run: ClassifierRun, data: PreparedDataset, split: str) -> Images:
         )
     if data.tables[split].empty:
         raise InputError(f"{data.root / split} has no images.")
-    images = data.images(split)
-    return _Restained(run, images) if to_restain(run, data) else images
 
 
 class _Restained:
@@ -276,7 +280,7 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
             f"{run.root} knows the classes {', '.join(run.classes)}, {data.root} has {', '.join(data.classes)}; "
             "prepare the data with the same classes (`--map`)."
         )
-    images = images_for(run, data, split)
+    _check_split(run, data, split)
     if run.config.get("to_um_per_pixel") != data.info.get("to_um_per_pixel"):
         note(
             f"{run.root} was trained on images that `balancer prepare` brought to another scale than those of {data.root} "
@@ -284,6 +288,7 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
         )
     seen = seen_images(run.root).besides(run.config["data"]["fingerprint"], data)
     check_judges(data, [split], seen)
+    images = images_for(run, data, split)
     found = answers(run.model, images)
     result = evaluate(found.probabilities, data, split) | trust(
         found, data.labels(split), run.model.temperature, run.reliability

@@ -17,7 +17,6 @@ Means with 95 % bootstrap intervals over the images. The table goes to stdout an
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -29,8 +28,8 @@ from balancer.data import PreparedDataset
 from balancer.files import write_text
 from balancer.imaging.scale import edge_colour
 from balancer.imaging.segmentation import segment
-from benchmarks.classifiers.study import BASE, COMPARED, prepared
-from benchmarks.parts import markdown_table, sets_option
+from benchmarks.classifiers.study import COMPARED, fitted, prepared
+from benchmarks.parts import markdown_table, training_parser
 from classifier import training
 from classifier.explain import attributions, smoothed
 from classifier.models.classifier import Classifier
@@ -41,19 +40,6 @@ EACH = 25  # images of a class
 SHARES = (0.1, 0.2)  # of the pixels that are deleted
 RESULTS = Path(__file__).parent / "results" / "explanations.md"
 Row = tuple[str, str, str]
-
-
-def trained(data: PreparedDataset, steps: int, seed: int) -> Classifier:
-    """The network of the study's comparisons."""
-    config = TrainingConfig(arch=COMPARED, steps=steps, seed=seed, **BASE)
-    return training.fit(
-        config,
-        data.images("train"),
-        data.labels("train"),
-        data.images("validation"),
-        data.labels("validation"),
-        len(data.classes),
-    ).model
 
 
 def untrained(data: PreparedDataset, transform: Transform) -> Classifier:
@@ -95,7 +81,7 @@ def interval(values: np.ndarray) -> str:
 
 def table(data: PreparedDataset, steps: int) -> str:
     """The table in Markdown."""
-    model, other = (trained(data, steps, seed) for seed in (0, 1))
+    model, other = (fitted(data, steps, seed, arch=COMPARED).model for seed in (0, 1))
     rows = recognised(model, data)
     images, targets = data.images("test")[rows], data.labels("test")[rows]
     seen = model.transform.prepare(images)
@@ -144,15 +130,7 @@ def table(data: PreparedDataset, steps: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.explanations",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the prepared data stay")
-    parser.add_argument("--steps", type=int, default=600, metavar="N", help="[default: 600]")
-    sets_option(parser)
-    options = parser.parse_args()
+    options = training_parser("benchmarks.explanations", __doc__, 600).parse_args()
     with tempfile.TemporaryDirectory() as aside:
         data = prepared(options.sets.resolve(), options.out or Path(aside), "pbc")
         text = f"# What explanations show, measured\n\n{table(data, options.steps)}\n"

@@ -20,6 +20,17 @@ def parser(package: str, doc: str | None, parts: Sequence[str]) -> argparse.Argu
     return made
 
 
+def training_parser(package: str, doc: str | None, steps: int) -> argparse.ArgumentParser:
+    """The command line of a benchmark that trains networks by itself: --out, --steps, and where the real image sets are."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m {package}", description=doc, formatter_class=argparse.RawTextHelpFormatter
+    )
+    made.add_argument("--out", type=Path, metavar="DIR", help="where the prepared data stay")
+    made.add_argument("--steps", type=int, default=steps, metavar="N", help=f"[default: {steps}]")
+    sets_option(made)
+    return made
+
+
 def sets_option(made: argparse.ArgumentParser) -> None:
     """Add --sets, the folder with the real image sets."""
     default = Path(

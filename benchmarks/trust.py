@@ -15,7 +15,6 @@ The table goes to stdout and to benchmarks/results/trust.md.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +25,10 @@ import numpy as np
 from balancer.data import PreparedDataset
 from balancer.files import write_text
 from balancer.smear import CLASSES, draw_cells, render
-from benchmarks.classifiers.study import BASE, LIMITED, prepared
-from benchmarks.parts import markdown_table, sets_option
-from classifier import calibration, evaluation, reliability, training
-from classifier.training import Fitted, TrainingConfig
+from benchmarks.classifiers.study import LIMITED, fitted, prepared
+from benchmarks.parts import markdown_table, training_parser
+from classifier import calibration, evaluation, reliability
+from classifier.training import Fitted
 from classifier.transforms import Images
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # column → data, settings
@@ -45,18 +44,6 @@ OTHERS = ("segwbc", "all_idb2", "all4")
 COVERAGES = (0.8, 0.9, 0.95, 0.99)
 MADE = 200  # images of each kind that is made
 RESULTS = Path(__file__).parent / "results" / "trust.md"
-
-
-def fitted(data: PreparedDataset, steps: int, settings: Mapping[str, Any]) -> Fitted:
-    """The training of a column."""
-    return training.fit(
-        TrainingConfig(steps=steps, seed=0, **BASE, **settings),
-        data.images("train"),
-        data.labels("train"),
-        data.images("validation"),
-        data.labels("validation"),
-        len(data.classes),
-    )
 
 
 def strange(data: PreparedDataset, others: Mapping[str, PreparedDataset]) -> dict[str, Images]:
@@ -115,21 +102,13 @@ def table(sets: Path, out: Path, steps: int) -> str:
     columns = {}
     for name, (folder, settings) in NETWORKS.items():
         data = prepared(sets, out, folder)
-        columns[name] = figures(fitted(data, steps, settings), data, strange(data, others))
+        columns[name] = figures(fitted(data, steps, **settings), data, strange(data, others))
     rows = [(what, *(column[what] for column in columns.values())) for what in next(iter(columns.values()))]
     return markdown_table(("", *columns), rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.trust",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the prepared data stay")
-    parser.add_argument("--steps", type=int, default=400, metavar="N", help="[default: 400]")
-    sets_option(parser)
-    options = parser.parse_args()
+    options = training_parser("benchmarks.trust", __doc__, 400).parse_args()
     with tempfile.TemporaryDirectory() as aside:
         found = table(options.sets.resolve(), options.out or Path(aside), options.steps)
     text = (

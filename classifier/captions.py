@@ -594,8 +594,7 @@ def class_facts(label: str, given: Mapping[str, Sequence[str]] | None = None, na
     if own := (given or {}).get(label):
         return json.dumps(sorted(set(own)))
     knowledge = class_knowledge(label)
-    if knowledge is None:
-        return label
+    assert knowledge is not None, label  # or there would be no sentence
     name = knowledge.name if named else None
     return json.dumps([name, completed(knowledge.attributes), sorted(knowledge.seen)])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -202,12 +202,12 @@ _PLURALS = ("cells", "nuclei", "cytoplasms")  # of what a caption speaks of once
 
 _COPULAS = "is, are, was, were, be, being, appears, appear, looks, look, seems, seem, remains, remain"
 _HAVING = "contain, contains, containing, have, has, having, show, shows, showing, hold, holds, bear, bears, display, reveal"
-_NEGATORS = (
-    "no, not, without, never, neither, nor, lack, lacks, lacking, free of, free from, devoid of, absence of, non, zero, "
-    "lack of, lacks any, hardly any, hardly, barely, scarcely, less, fewer"
-)
 # Negators after which there may be some.
 _LITTLE = ("hardly any", "hardly", "barely", "scarcely", "less", "fewer")
+_NEGATORS = (
+    "no, not, without, never, neither, nor, lack, lacks, lacking, free of, free from, devoid of, absence of, non, zero, "
+    f"lack of, lacks any, {', '.join(_LITTLE)}"
+)
 _ABSENT = "absent, missing, lacking, none, free, nil"
 _SEEN = (
     "seen, visible, present, found, discernible, detectable, apparent, observed, evident, there, recognisable"
@@ -231,13 +231,16 @@ _OUTSIDE = (
 _STOPS = {".", ";", "!", "?"}
 
 
+_Meaning = tuple[str, tuple[str, ...]]  # an attribute and values of it
+
+
 @dataclass(frozen=True)
 class _Item:
     """A piece of a text: what kind of piece, and of an adjective what it means of what it is said of."""
 
     kind: str  # word, noun, copula, having, negator, absent, seen, and, or, article, neutral, connective, stop, comma, unknown
     text: str = ""  # of a noun: what it names
-    means: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # → attribute, values
+    means: Mapping[str, _Meaning] = field(default_factory=dict)
     outside: bool = False  # of a neutral piece: whether it describes what the vocabulary does not have
     plural: bool = False  # of a noun
 
@@ -340,10 +343,8 @@ def stated(text: str) -> dict[str, set[str]]:
     items = _items(text)
     found: dict[str, set[str]] = {}
     grouped: set[str] = set()
-    described: dict[int, int] = {}  # noun → the first adjective before it
-    for i, noun, meaning in _adjectives(items):
-        if noun is not None and noun > i:
-            described.setdefault(noun, i)
+    adjectives, described = _adjectives(items)
+    for i, meaning in adjectives:
         if meaning is None:
             continue
         attribute, values = meaning
@@ -391,10 +392,8 @@ def unsaid(text: str) -> set[str]:
         or item.kind == "unknown"
         or item.text in (_OTHER, "may", "can", "could")
     }
-    described: dict[int, int] = {}
-    for i, noun, meaning in _adjectives(items):
-        if noun is not None and noun > i:
-            described.setdefault(noun, i)
+    adjectives, described = _adjectives(items)
+    for i, meaning in adjectives:
         of_granules = meaning is not None and meaning[0] in ("cytoplasm_vacuole", "granularity")
         if meaning is None or (_denied(items, i) and not of_granules):
             pieces.add(items[i].text)
@@ -427,14 +426,19 @@ def _of_nucleus(items: list[_Item], i: int) -> bool:
     return joined and items[k - 1].kind == "noun" and items[k - 1].text in (_NUCLEUS, _CHROMATIN)
 
 
-def _adjectives(items: list[_Item]) -> Iterator[tuple[int, int | None, tuple[str, tuple[str, ...]] | None]]:
-    """Where adjectives stand, the noun of each as `_noun_of` gives it, and its attribute and values, None where it has none."""
+def _adjectives(items: list[_Item]) -> tuple[list[tuple[int, _Meaning | None]], dict[int, int]]:
+    """Where adjectives stand, with what they mean of their noun, None for nothing; and nouns → the first adjective before them."""
+    found: list[tuple[int, _Meaning | None]] = []
+    described: dict[int, int] = {}
     predicates: set[int] = set()
     for i, item in enumerate(items):
         if item.kind == "word":
             noun = _noun_of(items, i, predicates)
             topic = _CELL if noun is None else items[noun].text if noun >= 0 else _OTHER
-            yield i, noun, item.means.get(topic) or item.means.get(_ANY)
+            found.append((i, item.means.get(topic) or item.means.get(_ANY)))
+            if noun is not None and noun > i:
+                described.setdefault(noun, i)
+    return found, described
 
 
 def _noun_of(items: list[_Item], i: int, predicates: set[int]) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from balancer.data import PreparedDataset
@@ -160,9 +161,7 @@ def caption_probabilities(similarity: np.ndarray, scale: float, counts: np.ndarr
     2018, arXiv 1807.03748, section 2.3); times how many train images have the caption, `counts` (int M), and one more, that
     is what the image says of the caption: p_j ∝ (n_j + 1) exp(s cos_j).
     """
-    logits = scale * similarity + np.log(counts + 1)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return softmax(scale * similarity + np.log(counts + 1), axis=1)
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,18 @@ def prepared(sets: Path, out: Path, name: str) -> PreparedDataset:
     return PreparedDataset.load(root)
 
 
+def fitted(data: PreparedDataset, steps: int, seed: int = 0, **settings: Any) -> training.Fitted:
+    """A training on `data` beside the study, by the settings that its trainings share and these."""
+    return training.fit(
+        TrainingConfig(steps=steps, seed=seed, **BASE, **settings),
+        data.images("train"),
+        data.labels("train"),
+        data.images("validation"),
+        data.labels("validation"),
+        len(data.classes),
+    )
+
+
 def prepare_all(units: Iterable[Training], sets: Path, out: Path) -> None:
     """Prepare the datasets of these trainings, and those that they are tested on too."""
     names = {unit.dataset for unit in units}

@@ -60,7 +60,7 @@ def estimate(
     """Mean over the seeds, with its interval where there are several, of the predictions of one setting.
 
     `rows`: seed, group, label and predicted (int), classes (their number), in the same order of images for each seed.
-    With `minus`, those of another setting, paired by seed and image, by how much the first is better.
+    With `minus`, those of another setting, paired by seed and image, by how much the first is better. – without predictions.
     """
     of = [rows] if minus is None else [rows, minus]
     seeds = sorted(set.intersection(*(set(part["seed"]) for part in of)))
@@ -167,9 +167,7 @@ def _pretraining(rows: pd.DataFrame, every: pd.DataFrame) -> str:
     body = []
     for share, of in own.groupby("share"):
         parts = [of[of["name"] == name] for name in ("from scratch", "pretrained")]
-        cells = [estimate(part) if len(part) else "–" for part in parts]
-        better = estimate(parts[1], minus=parts[0]) if all(map(len, parts)) else "–"
-        body.append((f"{share:.0%}", *cells, better))
+        body.append((f"{share:.0%}", *map(estimate, parts), estimate(parts[1], minus=parts[0])))
     header = ("labels", "macro-F1 from scratch", "macro-F1 with the pretrained encoder", "better by")
     return (
         "Of the train split's labels; validation, by which weights and temperature are chosen, keeps all of its own.\n\n"

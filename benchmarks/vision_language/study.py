@@ -29,7 +29,7 @@ from classifier.attributes import attribute_probabilities, calibrate_attributes,
 from classifier.calibration import unseen_rule
 from classifier.captions import class_sentences, describe
 from classifier.jobs import code_version
-from classifier.language import Language, language_for
+from classifier.language import Language, known_attributes, language_for
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import CLASS, READ_ATTRIBUTES, READ_TEXT, VisionLanguage
 from classifier.text_encoders import words
@@ -188,7 +188,7 @@ def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
         language=language,
     )
     seconds = time.process_time() - begun
-    known = attribute_indices(data.tables["validation"], data.root)
+    known = known_attributes(unit.config, data, "validation")
     calibrate_attributes(fitted.model, data.images("validation"), known)
     other = unseen(sets, out, unit.resolution)
     tables = []

@@ -23,7 +23,7 @@ def test_what_answers_are_worth_is_measured_on_test(
     data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trust, "COVERAGES", (0.8, 0.9, 0.95))  # there are no 99 validation images
-    of = trust.fitted(data, 40, {"arch": "resnet18"})
+    of = trust.fitted(data, 40, arch="resnet18")
     unlike = trust.strange(data, {"other": data})
     rows = trust.figures(of, data, unlike)
     labels = data.labels("test")

@@ -473,7 +473,7 @@ CLASSES: dict[str, ClassKnowledge] = {
     ),
     "lymphoblast": ClassKnowledge("lymphoblast", _LYMPHOBLAST, _LYMPHOBLAST_SEEN, _ALL),
     "normal": ClassKnowledge(
-        "normal blood cell",
+        "normal leukocyte",
         {"chromatin_density": "densely"},
         ("The cell looks mature.", "Nucleoli are not seen."),
         "",

@@ -280,7 +280,6 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
             f"{run.root} knows the classes {', '.join(run.classes)}, {data.root} has {', '.join(data.classes)}; "
             "prepare the data with the same classes (`--map`)."
         )
-    _check_split(run, data, split)
     if run.config.get("to_um_per_pixel") != data.info.get("to_um_per_pixel"):
         note(
             f"{run.root} was trained on images that `balancer prepare` brought to another scale than those of {data.root} "

@@ -125,7 +125,10 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     path = Path(path)
     aside = path.with_name(f"{_ASIDE}{path.name}")
     try:
+        aside.touch()
+        mode = aside.stat().st_mode  # as the user's umask has it; some writers make files that nobody else may read
         write(aside)
+        aside.chmod(mode)
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)

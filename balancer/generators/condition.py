@@ -54,11 +54,11 @@ def check_condition(config: GeneratorConfig) -> None:
     if until > 0 and until >= config.kimg:
         raise InputError(
             f"The generator would not be conditional before {until:g} kimg and the run ends at {config.kimg:g}; "
-            "lower unconditional_kimg or ramp_kimg, or train longer."
+            "lower --unconditional or --ramp, or train longer (--kimg)."
         )
     if config.decorrelation > 0 and config.embedding_noise == 0:
         raise InputError(
-            "decorrelation compares latents of one class under different noise; give embedding_noise too."
+            "--decorrelation compares latents of one class under different noise; give --embedding-noise too."
         )
 
 

@@ -184,8 +184,8 @@ def _say_what_was_seen(init: Source, data: PreparedDataset) -> None:
         counts = " and ".join(f"{n} of {split}" for split, n in known.items() if n)
         note(
             f"The weights of {init.path} were trained on images of {data.root} outside its train split ({counts}), be it in other "
-            "files: `classifier compare` will refuse the synthetic images of this run. Train from scratch, or prepare the data "
-            "without these images."
+            "files: `classifier train` and `compare` will refuse the synthetic images of this run. Train from scratch, or prepare "
+            "the data without these images."
         )
 
 

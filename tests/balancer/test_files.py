@@ -165,3 +165,13 @@ def test_where_no_folder_can_lie_gets_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leads nowhere"), new_directory(tmp_path / "link"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_everybody_may_read_what_a_writer_made_for_itself_alone(tmp_path: Path) -> None:
+    def write(aside: Path) -> None:
+        aside.unlink()
+        aside.touch(mode=0o600)
+
+    write_with(tmp_path / "weights", write)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "other").stat().st_mode

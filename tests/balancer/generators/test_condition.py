@@ -67,7 +67,7 @@ def test_share_is_a_ramp_and_one_by_default() -> None:
             "not be conditional before 1 kimg and the run ends at 1",
         ),
         ({"embedding_noise": -1.0}, "embedding_noise must be at least 0, not -1"),
-        ({"decorrelation": 0.1}, "give embedding_noise too"),
+        ({"decorrelation": 0.1}, "give --embedding-noise too"),
     ],
 )
 def test_a_condition_that_cannot_be_is_a_sentence(wrong: dict[str, float], sentence: str) -> None:

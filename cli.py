@@ -56,8 +56,11 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted. No half output is left: give the same command again, for `train` with --resume.", err=True)
             ctx.exit(1)
+        except BrokenPipeError:  # who read the output has ended
+            raise
         except (OSError, RuntimeError) as error:
-            click.echo(f"Failed: {error}", err=True)
+            full = "; make room, and give the same command again, for `train` with --resume" if "No space left" in str(error) else ""
+            click.echo(f"Failed: {error}{full}", err=True)
             ctx.exit(1)
 
 
@@ -79,7 +82,8 @@ class Names(click.ParamType):
     name = "NAMES"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(",") if name.strip())
+        names = value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(",") if name.strip())
+        return names or self.fail("no name is given; leave the option away, or write none.", param, ctx)
 
 
 class Numbers(click.ParamType):
@@ -148,7 +152,8 @@ training_options = options(
 
 
 def show(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    click.echo(text.encode("utf-8", "backslashreplace").decode())  # a file's name may be no UTF-8: JSON's escape then
 
 
 def say(sentences: Iterable[str]) -> None:
@@ -636,14 +641,15 @@ def train_classifier(data: Path, synthetic: tuple[Path, ...], out: Path | None, 
     from balancer.data import PreparedDataset, SyntheticSet, new_output
     from balancer.files import read_json
     from classifier.config import TrainingConfig
-    from classifier.runs import train_run
+    from classifier.runs import check_run, train_run
 
     if resume and out is None:
         raise InputError("--resume needs --out: the run that is to go on.")
     config, dataset, sets = TrainingConfig(**settings), PreparedDataset.load(data), [SyntheticSet.load(p) for p in synthetic]
     out = out or new_output("classifier")
     if dry_run:
-        show(asdict(config.resolved()) | {"data": str(data), "synthetic": [str(path) for path in synthetic], "out": str(out)})
+        config = check_run(dataset, sets, config, out, overwrite, resume)
+        show(asdict(config) | {"data": str(data), "synthetic": [str(path) for path in synthetic], "out": str(out)})
         return
     train_run(dataset, sets, config, out, overwrite, resume)
     if FIRST_PROCESS:
@@ -806,8 +812,17 @@ def export(run: Path | None, out: Path, overwrite: bool) -> None:
 
     opened = _open_classifier(run, "cpu")
     worst = export_onnx(opened, out, overwrite)
-    before = ", ".join(opened.model.transform.preprocessing)
-    click.echo(f"ONNX: {out} ({', '.join(opened.classes)}; probabilities as PyTorch's to {worst:.1g})" + (f"; images have to be preprocessed first: {before}" if before else ""))
+    click.echo(f"ONNX: {out} ({', '.join(opened.classes)}; probabilities as PyTorch's to {worst:.1g})" + _to_do_before(opened))
+
+
+def _to_do_before(run: ClassifierRun) -> str:
+    """What has to be done to images before they are given to the ONNX file, as the end of a sentence."""
+    scale, stain, transform = run.config.get("to_um_per_pixel"), run.config.get("stain"), run.model.transform
+    steps = [f"brought to {scale} µm per pixel"] if scale else []
+    steps += [f"brought to the stain of training ({stain['name']})"] if stain else []
+    steps += [f"preprocessed ({', '.join(transform.preprocessing)})"] if transform.preprocessing else []
+    steps += ["given with the mask of the cell"] if transform.mask else []
+    return f"; images have to be {', '.join(steps)} first" if steps else ""
 
 
 @classifier.command()
@@ -827,6 +842,7 @@ def compare(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite
     remedies: class weights, balanced sampling, and whatever --arms adds. A killed comparison goes on where it stopped.
     """
     from balancer.data import PreparedDataset, SyntheticSet, new_output
+    from classifier.compare import check_comparison
     from classifier.compare import compare as run
     from classifier.config import TrainingConfig
 
@@ -834,8 +850,10 @@ def compare(data: Path, synthetic: tuple[Path, ...], out: Path | None, overwrite
     names = [name.strip() for name in arms.split(",")] if arms else None
     out = out or new_output("report")
     if dry_run:
-        about = {"arms": names, "seeds": seeds, "margin": margin, "data": str(data), "synthetic": [str(path) for path in synthetic], "out": str(out)}
-        show(asdict(config.resolved()) | about)
+        config = config.resolved()
+        _, cheap, extra = check_comparison(dataset, sets, out, names, seeds, config, margin, overwrite)
+        about = {"arms": [*cheap, *extra], "seeds": seeds, "margin": margin, "data": str(data), "synthetic": [str(path) for path in synthetic], "out": str(out)}
+        show(asdict(config) | about)
         return
     report = run(dataset, sets, out, names, seeds, config, margin, overwrite)
     if as_json:

@@ -8,11 +8,12 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from balancer.errors import InputError
 
@@ -90,34 +91,77 @@ def _sweep(path: Path) -> None:
 
 
 @contextmanager
-def new_directory(path: Path, overwrite: bool | None = False, name: str = "--out") -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any error it vanishes.
+def claimed(path: Path, name: str = "--out") -> Iterator[None]:
+    """Keep other processes from writing the output `path` meanwhile; folders made for it go again if they stay empty.
 
-    Raises InputError when `path` exists, is not empty, and `overwrite` is not given, and where no folder can lie;
-    for `name` see `refuse_existing`.
+    Raises InputError when another process is writing it, and where no output can lie; for `name` see `refuse_existing`.
     """
     path = Path(path).absolute()
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{path} would lie inside a file; choose another {name}.") from None
-    _sweep(path)
-    if not overwrite:
-        refuse_existing(path, overwrite, name=name)
-    aside = path.parent / f"{_ASIDE}{path.name}-{uuid.uuid4().hex[:8]}"
-    aside.mkdir()
+    place = _lock(path)
+    lock = FileLock(place, timeout=0, is_singleton=True, thread_local=False)
     try:
-        yield aside
-        old = None
-        if path.exists():
-            old = path.parent / f"{_ASIDE}{path.name}-old"
-            path.rename(old)
-        aside.rename(path)
-        if old is not None:
-            _clear(old)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"Another process is writing {path} now; wait until it ends, or choose another {name}."
+            ) from None
+        try:
+            yield
+        finally:
+            if lock.lock_counter == 1:
+                place.unlink(missing_ok=True)  # before another may take it
+            lock.release()
     finally:
-        if aside.exists():
-            _clear(aside)
+        with suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
+
+
+def being_written(path: Path) -> bool:
+    """Whether another process has claimed the output `path`."""
+    try:
+        with claimed(path) if _lock(path).exists() else nullcontext():
+            return False
+    except InputError:
+        return True
+
+
+def _lock(path: Path) -> Path:
+    return path.parent / f"{_ASIDE}{path.name}-lock"
+
+
+@contextmanager
+def new_directory(path: Path, overwrite: bool | None = False, name: str = "--out") -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on any error it vanishes.
+
+    Raises InputError when `path` exists, is not empty, and `overwrite` is not given, where no folder can lie, and while
+    another process writes it; for `name` see `refuse_existing`.
+    """
+    path = Path(path).absolute()
+    with claimed(path, name):
+        _sweep(path)
+        if not overwrite:
+            refuse_existing(path, overwrite, name=name)
+        aside = path.parent / f"{_ASIDE}{path.name}-{uuid.uuid4().hex[:8]}"
+        aside.mkdir()
+        try:
+            yield aside
+            old = None
+            if path.exists():
+                old = path.parent / f"{_ASIDE}{path.name}-old"
+                path.rename(old)
+            aside.rename(path)
+            if old is not None:
+                _clear(old)
+        finally:
+            if aside.exists():
+                _clear(aside)
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
@@ -126,7 +170,9 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     aside = path.with_name(f"{_ASIDE}{path.name}")
     try:
         aside.touch()
-        mode = aside.stat().st_mode  # as the user's umask has it; some writers make files that nobody else may read
+        mode = (
+            aside.stat().st_mode
+        )  # as the user's umask has it; some writers make files that nobody else may read
         write(aside)
         aside.chmod(mode)
         with aside.open("rb") as file:

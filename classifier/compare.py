@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jinja2 import TemplateError
 
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError, unknown_name
@@ -31,6 +32,7 @@ from classifier.arms import ARMS, CHEAP, DEFAULT_CHEAP, FULL_DATA, GAN, Arm, ful
 from classifier.config import ONE_LINEAR_LAYER, TrainingConfig
 from classifier.jobs import Job, code_version, digest, remove_stale
 from classifier.language import Language, language_for
+from classifier.models import resolve_size
 from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
 from classifier.report import save_examples, signed, write_report
@@ -71,21 +73,7 @@ def compare(
     """
     out = Path(out)
     config = (config or TrainingConfig()).resolved()
-    alone("A comparison")
-    if seeds < 2:
-        raise InputError(f"A comparison needs at least 2 seeds for an interval, not {seeds}; give --seeds 3.")
-    if not 0 <= margin < 1:
-        raise InputError(f"The margin is a difference of macro-F1, at least 0 and below 1, not {margin}.")
-    check_synthetic(data, synthetic)
-    encoder = checked_encoder(config.init, data)
-    for split in ("train", "validation", "test"):
-        if not len(data.tables[split]):
-            raise InputError(f"{data.root} has no {split} images, without which there is no comparison.")
-    accepted = sum(len(images.table) for images in synthetic)
-    cheap, extra = _choose(arms, data, synthetic, accepted)
-    for name in cheap:
-        _check_arm(CHEAP[name].config(config, config.seed), data)
-    _refuse(out, overwrite)
+    encoder, cheap, extra = check_comparison(data, synthetic, out, arms, seeds, config, margin, overwrite)
 
     all_seeds = [config.seed + i for i in range(seeds)]
     trainer = _Trainer(
@@ -136,6 +124,36 @@ def compare(
     return report
 
 
+def check_comparison(
+    data: PreparedDataset,
+    synthetic: Sequence[SyntheticSet],
+    out: Path,
+    arms: Sequence[str] | None,
+    seeds: int,
+    config: TrainingConfig,
+    margin: float,
+    overwrite: bool,
+) -> tuple[PretrainedEncoder | None, list[str], list[str]]:
+    """The encoder, the cheap arms and the others of a comparison; InputError for what is refused. Nothing is written."""
+    alone("A comparison")
+    if seeds < 2:
+        raise InputError(f"A comparison needs at least 2 seeds for an interval, not {seeds}; give --seeds 3.")
+    if not 0 <= margin < 1:
+        raise InputError(f"The margin is a difference of macro-F1, at least 0 and below 1, not {margin}.")
+    check_synthetic(data, synthetic)
+    encoder = checked_encoder(config.init, data)
+    for split in ("train", "validation", "test"):
+        if not len(data.tables[split]):
+            raise InputError(f"{data.root} has no {split} images, without which there is no comparison.")
+    accepted = sum(len(images.table) for images in synthetic)
+    cheap, extra = _choose(arms, data, synthetic, accepted)
+    resolve_size(config.arch, config.size, data.resolution, config.pretrained)
+    for name in cheap:
+        _check_arm(CHEAP[name].config(config, config.seed), data)
+    _refuse(out, overwrite)
+    return encoder, cheap, extra
+
+
 def report_again(out: Path) -> Report:
     """Compute everything in a finished comparison's report from its predictions again, and write it again."""
     out = Path(out)
@@ -143,17 +161,24 @@ def report_again(out: Path) -> Report:
         raise InputError(
             f"{out} is no finished comparison; run `classifier compare` with --out {out} to finish it."
         )
-    return _write(out, pd.read_parquet(out / PREDICTIONS), _read_report(out)["study"])
+    study = _read_report(out)["study"]
+    try:
+        return _write(out, pd.read_parquet(out / PREDICTIONS), study)
+    # Whatever computing and showing figures of what no comparison wrote may raise.
+    except (ArithmeticError, AttributeError, LookupError, TemplateError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{out / 'report.json'} and {PREDICTIONS} do not hold what a comparison writes ({type(error).__name__}: {error}); "
+            "run `classifier compare` again, with --overwrite."
+        ) from error
 
 
 def _read_report(out: Path) -> Report:
     report = read_json(out / "report.json")
-    if not isinstance(report, dict) or "study" not in report:
+    about, version = (report.get("study"), report.get("format", 0)) if isinstance(report, dict) else (None, 0)
+    if not isinstance(about, dict) or not isinstance(version, int):
         raise InputError(f"{out / 'report.json'} is not of a comparison; give another folder.")
-    if report.get("format", 0) > FORMAT:
-        raise InputError(
-            f"{out} has report format {report['format']}, newer than this version; update hemabalance."
-        )
+    if version > FORMAT:
+        raise InputError(f"{out} has report format {version}, newer than this version; update hemabalance.")
     return report
 
 

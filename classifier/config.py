@@ -74,6 +74,8 @@ class TrainingConfig:
         ):
             if value not in known:
                 raise unknown_name(kind, value, known)
+        for name in ("endpoints", "joint_weights", "preprocessing"):  # lists, where they come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.preprocessing != (AUTO,):
             object.__setattr__(self, "preprocessing", preprocessing_steps(self.preprocessing))
         check_optimisation(self, {"steps": 1, "batch_size": 2, "accumulate": 1, "evaluations": 1})

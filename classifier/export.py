@@ -8,6 +8,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +44,8 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
     cytoplasm, 0 elsewhere). Output `probabilities`: float32 N×K. Normalisation and temperature are inside; reading,
     resizing and the run's preprocessing are not. The run's configuration lies in the file's metadata (`config`,
     JSON). The file is written after onnxruntime has given the same probabilities as PyTorch to 1e-4 on validation images of
-    the run's data, or on random pixels where these are no longer at hand. Raises InputError where `out` exists, the packages of the extra `export` are missing, or the network cannot be
-    exported.
+    the run's data, or on random pixels where these are no longer at hand. Raises InputError where `out` exists (with `overwrite`: and is
+    no export), the packages of the extra `export` are missing, or the network cannot be exported.
     """
     out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
@@ -57,6 +58,8 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
         raise InputError(
             f"ONNX export needs a package that is not installed ({error.name}); run `pip install -e '.[export]'` in the clone."
         ) from None
+    if out.exists() and not _exported(onnx, out):
+        raise InputError(f"{out} is no export of hemabalance and is not replaced; choose another --out.")
     if not out.parent.is_dir():
         raise InputError(f"The folder {out.parent} does not exist; make it or choose another --out.")
     module = _Probabilities(run.model).eval()
@@ -89,6 +92,15 @@ def export_onnx(run: ClassifierRun, out: Path, overwrite: bool = False) -> float
 
     write_with(out, write)
     return worst
+
+
+def _exported(onnx: Any, path: Path) -> bool:
+    """Whether the file is a classifier that was exported here."""
+    try:
+        program = onnx.load(path, load_external_data=False)
+    except Exception:  # protobuf's are of many types
+        return False
+    return any(entry.key == "config" for entry in program.metadata_props)
 
 
 def _examples(run: ClassifierRun, n: int) -> np.ndarray:

@@ -179,6 +179,7 @@ class _Pictures:
 def _reader(run: ClassifierRun, um_per_pixel: float | None) -> Callable[[Path], np.ndarray]:
     """Reads an image file as `prepare` read those that the run was trained on."""
     crop, to_um_per_pixel = run.config["crop"], run.config.get("to_um_per_pixel")
+    white = run.config.get("white_level")
     if to_um_per_pixel is not None and um_per_pixel is None:
         raise InputError(
             f"{run.root} was trained on images brought to {to_um_per_pixel:g} µm per pixel; give the scale of these files "
@@ -193,7 +194,8 @@ def _reader(run: ClassifierRun, um_per_pixel: float | None) -> Callable[[Path], 
             raise InputError(
                 f"{path} is {size[0]}×{size[1]} pixels, too few to show a cell; give images of at least {_SMALLEST}×{_SMALLEST}."
             )
-        return restained(run, read_any_image(path, run.resolution, crop, um_per_pixel, to_um_per_pixel), path)
+        pixels = read_any_image(path, run.resolution, crop, um_per_pixel, to_um_per_pixel, white)
+        return restained(run, pixels, path)
 
     return read
 
@@ -284,6 +286,12 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
         note(
             f"{run.root} was trained on images that `balancer prepare` brought to another scale than those of {data.root} "
             "(--to-um-per-pixel): its result speaks of that too."
+        )
+    trained_on = run.config["data"].get("treatment") or data.treatment
+    if trained_on["crop"] != data.info.get("crop"):
+        note(
+            f"{run.root} was trained on images that `balancer prepare` made square in another way than those of {data.root} "
+            "(--crop): its result speaks of that too."
         )
     seen = seen_images(run.root).besides(run.config["data"]["fingerprint"], data)
     check_judges(data, [split], seen)

@@ -20,7 +20,7 @@ from balancer.data import PreparedDataset
 from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError, unknown_name
-from balancer.files import new_directory, write_csv, write_json
+from balancer.files import claimed, new_directory, write_csv, write_json
 from balancer.generators.processes import alone
 from balancer.progress import note, track
 from classifier.config import PRECISIONS, check_optimisation
@@ -30,7 +30,7 @@ from classifier.models.fcmae import MaskedAutoencoder
 from classifier.optimisation import set_learning_rate
 from classifier.pretrained import ENCODER, FORMAT, KIND, SEEN, PretrainedEncoder
 from classifier.state import Progress, StateFile
-from classifier.training import autocast
+from classifier.training import autocast, check_footing
 from classifier.transforms import Images, Transform
 
 ARCH = "fcmae-wpat"
@@ -87,26 +87,27 @@ def pretrain(
     """
     out = Path(out)
     alone("A pretraining run")
-    state = StateFile(out, _pretraining_of(data, config), overwrite, resume)
-    if resume and (out / ENCODER).is_file():
-        state.check_begun(_pretrained_with(PretrainedEncoder.load(out)))
-        note(f"{out} has been trained to its end already; nothing is left to do.")
-        return out
-    state.refuse([data.root])
-    if data.tables["train"].empty:
-        raise InputError(f"{data.root / 'train'} has no images; prepare a dataset with more images.")
-    size = resolve_size(ARCH, config.size, data.resolution)
-    images = data.images("train")
-    fitted = fit_autoencoder(config, images, state=state)
-    with new_directory(out, overwrite or state.path.is_file()) as folder:
-        described = _describe(data, config, size, fitted.model)
-        write_json(folder / "config.json", described)
-        lines = "".join(json.dumps(entry) + "\n" for entry in fitted.history)
-        (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
-        save_encoder(folder / ENCODER, fitted.model, described)
-        write_csv(folder / SEEN, seen_rows(data, "train"))
-        (folder / SAMPLES).parent.mkdir()
-        save_reconstructions(folder / SAMPLES, fitted.model, images, config)
+    with claimed(out):
+        state = StateFile(out, _pretraining_of(data, config), overwrite, resume)
+        if resume and (out / ENCODER).is_file():
+            state.check_begun(_pretrained_with(PretrainedEncoder.load(out)))
+            note(f"{out} has been trained to its end already; nothing is left to do.")
+            return out
+        state.refuse([data.root])
+        if data.tables["train"].empty:
+            raise InputError(f"{data.root / 'train'} has no images; prepare a dataset with more images.")
+        size = resolve_size(ARCH, config.size, data.resolution)
+        images = data.images("train")
+        fitted = fit_autoencoder(config, images, state=state)
+        with new_directory(out, overwrite or state.path.is_file()) as folder:
+            described = _describe(data, config, size, fitted.model)
+            write_json(folder / "config.json", described)
+            lines = "".join(json.dumps(entry) + "\n" for entry in fitted.history)
+            (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
+            save_encoder(folder / ENCODER, fitted.model, described)
+            write_csv(folder / SEEN, seen_rows(data, "train"))
+            (folder / SAMPLES).parent.mkdir()
+            save_reconstructions(folder / SAMPLES, fitted.model, images, config)
     return out
 
 
@@ -142,7 +143,7 @@ def fit_autoencoder(
     AdamW (no decay on norms and biases; β2 0.95), linear warm-up, cosine to 0. The same arguments on the same machine
     with the same number of threads give the same numbers; torch's global generator is left as it was. With `state` the training
     goes on from it, where it exists, to the bit as if it had not been interrupted. Raises
-    InputError when the loss is no longer finite.
+    InputError as `check_footing` does.
     """
     device = torch.device(device) if device else choose_device(None)
     transform = Transform(config.augmentation)
@@ -176,15 +177,19 @@ def fit_autoencoder(
             if step in report_at:
                 mean = torch.stack(training.losses).mean().item()
                 training.losses.clear()
-                if not math.isfinite(mean):
-                    raise InputError(
-                        f"Pretraining lost its footing by step {step} (the loss is {mean}); "
-                        f"take a learning_rate below {config.learning_rate}."
-                    )
+                check_footing("Pretraining", step, [mean], model, config.learning_rate)
                 training.history.append({"step": step, "loss": mean})
             if state is not None and state.due():
                 state.save(training)
-    return Pretrained(model.eval(), training.history)
+        model.eval()
+        # What the last update made of the weights is in no loss yet.
+        pixels = torch.from_numpy(images[np.arange(min(config.batch_size, len(images)))]).to(device)
+        drawing = torch.Generator().manual_seed(config.seed)
+        visible = model.draw(len(pixels), config.mask_ratio, drawing).to(device)
+        with torch.inference_mode(), autocast(device, config.precision):
+            last = model.loss(transform.normalise(pixels), visible).item()
+        check_footing("Pretraining", config.steps, [last], model, config.learning_rate)
+    return Pretrained(model, training.history)
 
 
 def save_encoder(path: Path, model: MaskedAutoencoder, config: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 from sklearn.covariance import LedoitWolf
 
 from balancer.data import PreparedDataset
+from balancer.errors import InputError
 from classifier.calibration import conformal_scores, fit_temperature
 from classifier.models.classifier import Classifier
 from classifier.transforms import Images, Prepared
@@ -85,10 +86,15 @@ class Reliability:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Reliability:
-        """What `tensors` gave; KeyError where something is missing."""
+        """What `tensors` gave; KeyError where something is missing, ValueError where it has another shape."""
         features, appearance = (
             Gaussian(tensors[f"{of}/mean"], tensors[f"{of}/precision"]) for of in ("features", "appearance")
         )
+        for of in (features, appearance):
+            if of.mean.ndim != 1 or of.precision.shape != 2 * of.mean.shape:
+                raise ValueError("what train images are like has another shape")
+        if tensors["scores"].ndim != 1:
+            raise ValueError("the scores have another shape")
         return cls(tensors["scores"], features, appearance, float(tensors["limit"]))
 
 
@@ -120,7 +126,8 @@ def calibrate(model: Classifier, validation_probabilities: np.ndarray, data: Pre
 def answers(model: Classifier, images: Images, indices: np.ndarray | None = None) -> Answers:
     """A classifier's answers to images, prepared or not; `indices` (int N) says to which of them, by default to all.
 
-    Their appearance is that of the images before preprocessing. In float32, so that other machines agree.
+    Their appearance is that of the images before preprocessing. In float32, so that other machines agree. Raises InputError
+    where they are no finite numbers.
     """
     prepared = images if isinstance(images, Prepared) else Prepared(images, model.transform)
     indices = np.arange(len(images)) if indices is None else indices
@@ -136,7 +143,12 @@ def answers(model: Classifier, images: Images, indices: np.ndarray | None = None
             features.append(given.cpu().numpy())
             # As they came: a stain that is normalised no longer tells where an image is from.
             looks.append(appearance(prepared.images[some][..., :3]))
-    return Answers(np.concatenate(probabilities), np.concatenate(features), np.concatenate(looks))
+    found = Answers(np.concatenate(probabilities), np.concatenate(features), np.concatenate(looks))
+    if not (np.isfinite(found.probabilities).all() and np.isfinite(found.features).all()):
+        raise InputError(
+            "The classifier's answers are no finite numbers; train it again, with a lower learning_rate."
+        )
+    return found
 
 
 def appearance(pixels: np.ndarray) -> np.ndarray:

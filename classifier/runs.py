@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.data.dataset import read_table
 from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError
-from balancer.files import new_directory, write_csv, write_json, write_text
+from balancer.files import claimed, new_directory, write_csv, write_json, write_text
 from balancer.generators.processes import processes
 from balancer.progress import note
 from classifier.arms import Arm
@@ -24,8 +26,9 @@ from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, ClassifierRun, load_ru
 from classifier.config import TrainingConfig
 from classifier.language import Language, known_attributes, language_for
 from classifier.model_card import model_card
-from classifier.models import resolve_size
+from classifier.models import create_model, resolve_size
 from classifier.models.vision_language import READ_ATTRIBUTES
+from classifier.optimisation import make_optimizer
 from classifier.prediction import evaluate, prediction_table, trust
 from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
@@ -54,6 +57,70 @@ def train_run(
     `check_synthetic` refuses, and where a split is empty or `fit` cannot go on.
     """
     out, config, group = Path(out), config.resolved(), processes(choose_device(None))
+    with claimed(out) if group.is_main_process else nullcontext():
+        _train(data, synthetic, config, out, overwrite, resume)
+    group.wait_for_everyone()
+    return out
+
+
+def check_run(
+    data: PreparedDataset,
+    synthetic: Sequence[SyntheticSet],
+    config: TrainingConfig,
+    out: Path,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> TrainingConfig:
+    """The settings that `train_run` would train with, their size resolved; nothing is written.
+
+    Raises InputError for what `train_run` refuses before its first step, less texts and the state that `resume` finds.
+    """
+    config = config.resolved()
+    if not resume:
+        StateFile(out, {}, overwrite).refuse(_inputs(data, synthetic, config))
+    encoder = _checked(data, synthetic, config)
+    with torch.random.fork_rng():
+        network = create_model(
+            config.arch, len(data.classes), data.resolution, config.size, config.pretrained
+        )
+    if encoder is not None:
+        encoder.start(network, data.resolution)
+    make_optimizer(config, network)
+    return replace(config, size=resolve_size(config.arch, config.size, data.resolution, config.pretrained))
+
+
+def _inputs(data: PreparedDataset, synthetic: Sequence[SyntheticSet], config: TrainingConfig) -> list[Path]:
+    """What a training reads."""
+    named = [Path(place) for place in (config.init, config.sentences) if place is not None]
+    return [data.root, *(images.root for images in synthetic), *named]
+
+
+def _checked(
+    data: PreparedDataset, synthetic: Sequence[SyntheticSet], config: TrainingConfig
+) -> PretrainedEncoder | None:
+    """The encoder to start from, if there is one; InputError where images may not be trained on or judged by."""
+    check_synthetic(data, synthetic)
+    encoder = checked_encoder(config.init, data)
+    for images in synthetic:
+        if images.table.empty:
+            note(f"Nothing in {images.root} passed the gate, so that it adds no image.")
+    for split in ("train", "validation", "test"):
+        if data.tables[split].empty:
+            raise InputError(
+                f"{data.root / split} has no images; prepare a dataset with more images per class."
+            )
+    return encoder
+
+
+def _train(
+    data: PreparedDataset,
+    synthetic: Sequence[SyntheticSet],
+    config: TrainingConfig,
+    out: Path,
+    overwrite: bool,
+    resume: bool,
+) -> None:
+    group = processes()
     arm = Arm("All there is to train on.", adds="synthetic")
     language = language_for(
         config,
@@ -66,18 +133,9 @@ def train_run(
     if resume and (out / WEIGHTS).is_file():
         state.check_begun(_trained_with(load_run(out), data))
         note(f"{out} has been trained to its end already; nothing is left to do.")
-        return out
-    state.refuse([data.root, *(images.root for images in synthetic)])
-    check_synthetic(data, synthetic)
-    encoder = checked_encoder(config.init, data)
-    for images in synthetic:
-        if images.table.empty:
-            note(f"Nothing in {images.root} passed the gate, so that it adds no image.")
-    for split in ("train", "validation", "test"):
-        if data.tables[split].empty:
-            raise InputError(
-                f"{data.root / split} has no images; prepare a dataset with more images per class."
-            )
+        return
+    state.refuse(_inputs(data, synthetic, config))
+    encoder = _checked(data, synthetic, config)
     train, train_labels = arm.train_split(data, synthetic)
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
     fitted = fit(
@@ -93,8 +151,6 @@ def train_run(
     if group.is_main_process:
         with new_directory(out, overwrite or state.path.is_file()) as folder:
             _write(folder, data, synthetic, encoder, config, fitted, language)
-    group.wait_for_everyone()
-    return out
 
 
 def _training_of(
@@ -204,6 +260,7 @@ def _describe(
         "resolution": data.resolution,
         "crop": data.info.get("crop", "crop"),
         "to_um_per_pixel": data.info.get("to_um_per_pixel"),
+        "white_level": data.info.get("white_level"),
         "stain": data.info.get("stain"),
         "transform": asdict(transform),
         "training": config.to_json(),

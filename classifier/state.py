@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ SECONDS = 30.0  # between two states
 class Progress:
     """A training of whatever network: what its next step depends on, besides the images and the configuration."""
 
+    measured: tuple[str, ...] = ("step", "loss")  # of an entry of the history
+
     def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
         self.step = 0  # steps that are done
         self.model = model
@@ -52,8 +55,12 @@ class Progress:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any], path: Path) -> None:
-        """Put back what `tensors` gave and what `info` counts (step, best_step, history); `path` is for the errors."""
+        """Put back what `tensors` gave and what `info` counts (step, best_step, history); `path` is for the errors.
+
+        Raises InputError for another network, and what reading raises for what no training wrote.
+        """
         restore_state(tensors, self._modules, {"model": self.optimizer}, path)
+        self._check(tensors, info)
         for parameter, moments in self.optimizer.state.items():
             for name, value in moments.items():
                 if (
@@ -70,19 +77,51 @@ class Progress:
         self.losses = list(tensors["losses"].to(device))
         self.step, self.best_step, self.history = info["step"], info["best_step"], info["history"]
 
+    def _check(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        """Raise ValueError for what would fail only when it is used, or not at all: a fused update trusts the shapes."""
+        step, best_step, history = info["step"], info["best_step"], info["history"]
+        numbers = (entry[name] for entry in history for name in self.measured)
+        if not isinstance(history, list) or not all(isinstance(value, int | float) for value in numbers):
+            raise ValueError("a history of no numbers")
+        if type(step) is not int or step < 0 or best_step not in (0, *(entry["step"] for entry in history)):
+            raise ValueError(f"step {step} and best step {best_step}")
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        prefix = "optimizer/model/"
+        moments = {name: value.shape for name, value in tensors.items() if name.startswith(prefix)}
+        expected: dict[str, torch.Size] = {}
+        for index in {name.split("/")[2] for name in moments}:
+            shape = parameters[int(index)].shape
+            shapes = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+            expected |= {f"{prefix}{index}/{name}": shape for name, shape in shapes.items()}
+        if moments != expected:
+            raise ValueError("moments that are not those of its parameters")
+        best = {name: value.shape for name, value in tensors.items() if name.startswith("best/")}
+        weights = {f"best/{name}": value.shape for name, value in self.model.state_dict().items()}
+        if best != (weights if best_step else {}):
+            raise ValueError("best weights of another network")
+        if tensors["losses"].ndim != 1:
+            raise ValueError("losses of another shape")
+
 
 class Training(Progress):
     """A classifier's training in progress."""
 
     model: Classifier
+    measured = ("step", "loss", "validation_loss", "validation_macro_f1")
 
     def __init__(self, config: TrainingConfig, model: Classifier) -> None:
         super().__init__(model, make_optimizer(config, model.network), config.seed)
         self.average: ModelEmaV3 | None = running_average(config, model)
+        self._steps = config.steps
 
     @property
     def _modules(self) -> dict[str, torch.nn.Module]:
         return super()._modules | ({"average": self.average.module} if self.average else {})
+
+    def _check(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        super()._check(tensors, info)
+        if info["step"] >= self._steps and not info["best_step"]:
+            raise ValueError(f"step {info['step']} and best step 0")
 
 
 @dataclass
@@ -150,14 +189,27 @@ class StateFile:
         """Bring `training` to where the state is, if there is one to go on from."""
         if self.resume and self.path.is_file():
             self._begun = True
-            tensors, info = load_tensors(self.path, ("step", "best_step", "history"))
-            training.restore(tensors, info, self.path)
+            with self._reading():
+                tensors, info = load_tensors(self.path, ("step", "best_step", "history"))
+                training.restore(tensors, info, self.path)
             note(f"Going on with {self.folder} after step {training.step}.")
 
     def check(self) -> None:
         """Raise InputError, with what differs, when the state is of another training than `about` says."""
-        _, info = load_tensors(self.path, ("about",))
-        self.check_begun(info["about"])
+        with self._reading():
+            _, info = load_tensors(self.path, ("about",))
+            self.check_begun(info["about"])
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Make of whatever a state that no training wrote may raise an InputError."""
+        try:
+            yield
+        except InputError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.path} is damaged ({reason}); begin anew with --overwrite.") from error
 
     def check_begun(self, begun: Mapping[str, Any]) -> None:
         """Raise InputError, with what differs, when `begun`, what a training was begun with, is not `about`."""
@@ -165,12 +217,12 @@ class StateFile:
         for what, name in (("data", "other data"), ("synthetic", "other synthetic images")):
             if wanted.get(what) != begun.get(what):
                 raise InputError(
-                    f"{self.folder} was begun with {name} ({_difference(begun[what], wanted[what])}); resume it with those, "
+                    f"{self.folder} was begun with {name} ({_difference(begun.get(what), wanted.get(what))}); resume it with those, "
                     "or begin anew with --overwrite."
                 )
-        if wanted["training"] != begun["training"]:
+        if wanted["training"] != begun.get("training"):
             raise InputError(
-                f"{self.folder} was begun with other settings ({_difference(begun['training'], wanted['training'])}); "
+                f"{self.folder} was begun with other settings ({_difference(begun.get('training'), wanted['training'])}); "
                 "give the command that began it, with --resume, or begin anew with --overwrite."
             )
         if wanted.get("language") != begun.get("language"):

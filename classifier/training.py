@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ def fit(
     the bit those of a training that was not interrupted. Under `torchrun` or `accelerate launch` the processes share
     every batch, and the first alone writes. `language` is what is said of the train images, for a head that is not `class`.
     Raises InputError when there is nothing to train on, when a batch does not
-    divide, or when the loss is no longer finite.
+    divide, or as `check_footing` does.
     """
     for name, images, labels in (
         ("train", train, train_labels),
@@ -109,13 +110,10 @@ def fit(
                 candidate = what_would_be_kept(training, config, counts)
                 metrics = {"step": training.step, "loss": torch.stack(training.losses).mean().item()}
                 training.losses.clear()
-                if not math.isfinite(metrics["loss"]):
-                    raise InputError(
-                        f"Training lost its footing by step {step + 1} (the loss is {metrics['loss']}); "
-                        f"take a learning_rate below {config.learning_rate}."
-                    )
                 probabilities = predict_probabilities(candidate, validation, precision=config.precision)
                 metrics |= validation_metrics(probabilities, validation_labels)
+                losses = (metrics["loss"], metrics["validation_loss"])
+                check_footing("Training", step + 1, losses, candidate, config.learning_rate)
                 if not select or all(_key(metrics) > _key(before) for before in training.history):
                     training.best_step, training.best = step + 1, copy.deepcopy(candidate.state_dict())
                 training.history.append(metrics)
@@ -131,6 +129,19 @@ def fit(
         if len(of_seen) > 1:
             let_unseen_in(model, train, validation, of_seen, language.present)
     return Fitted(model, training.history, training.best_step, predict_probabilities(model, validation))
+
+
+def check_footing(
+    what: str, step: int, losses: Iterable[float], model: torch.nn.Module, learning_rate: float
+) -> None:
+    """Raise InputError when a loss, or a weight after the last update, is no longer a finite number."""
+    lost = [f"the loss is {loss}" for loss in losses if not math.isfinite(loss)]
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        lost.append("the weights are no finite numbers")
+    if lost:
+        raise InputError(
+            f"{what} lost its footing by step {step} ({lost[0]}); take a learning_rate below {learning_rate}."
+        )
 
 
 def let_unseen_in(

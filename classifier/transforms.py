@@ -29,6 +29,10 @@ from classifier.augmentation import AUGMENTATIONS
 PREPROCESSING = ("crop", "reinhard", "macenko", "clahe", "background")  # in the order in which they are done
 _NO_STEPS = "none"
 _TO_REFERENCE = ("reinhard", "macenko")  # normalised to the train images
+_STATISTICS: dict[str, dict[str, tuple[int, ...]]] = {  # of a stain's reference, and their shapes
+    "reinhard": {"mean": (3,), "std": (3,)},
+    "macenko": {"light": (3,), "stains": (2, 3), "strengths": (2,)},
+}
 _REFERENCE_IMAGES = 512  # train images, evenly over all, that a reference is the median of
 _MARGIN = 1.2  # side of a crop over the longer side of its cell
 _REMOVED = 0  # what background becomes: black, which brightness and contrast leave as it is
@@ -67,11 +71,20 @@ class Transform:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Transform:
-        """The transform that `dataclasses.asdict` described; of weights of before there was `preprocessing`, too."""
+        """The transform that `dataclasses.asdict` described; of weights of before there was `preprocessing`, too.
+
+        Raises ValueError, KeyError or TypeError for a description of none.
+        """
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         if known.pop("clahe", False):
             known["preprocessing"] = ("clahe",)
-        return cls(**known)
+        transform = cls(**known)
+        colours = np.array([transform.mean, transform.std], dtype=float)
+        if colours.shape != (2, 3) or not np.isfinite(colours).all() or (colours[1] <= 0).any():
+            raise ValueError("no valid mean and std of the colours")
+        for name in _STATISTICS.keys() & set(transform.preprocessing):
+            check_reference(name, transform.references.get(name, {}))
+        return transform
 
     def fitted(self, train: Images) -> Transform:
         """This transform with the references of its stain normalisation, measured on the train images.
@@ -123,7 +136,7 @@ class Transform:
         if not self.changes_pixels:
             return pixels
         left = Counter() if left is None else left
-        located = _located(pixels, masks) if self.segments else [None] * len(pixels)
+        located = _located(pixels, masks, left) if self.segments else [None] * len(pixels)
         prepared = np.empty((*pixels.shape[:3], 3 + self.mask), np.uint8)
         for i, (image, mask) in enumerate(zip(pixels, located, strict=True)):
             if mask is not None and not mask.any():
@@ -161,6 +174,16 @@ class Transform:
         return ((pixels.float() - offset) / scale).permute(0, 3, 1, 2)
 
 
+def check_reference(name: str, reference: Mapping[str, Any]) -> None:
+    """Raise ValueError or KeyError where images cannot be brought to `reference` by the normalisation `name`."""
+    if name not in stain.STAINS:
+        raise unknown_name("stain normalisation", name, stain.STAINS)
+    for key, shape in _STATISTICS.get(name, {}).items():
+        values = np.array(reference[key])
+        if values.shape != shape or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise ValueError(f"no valid {key} of the reference of {name}")
+
+
 def preprocessing_steps(names: Iterable[str]) -> tuple[str, ...]:
     """The names in the order of `PREPROCESSING`, each once, and of "none" alone nothing.
 
@@ -179,8 +202,10 @@ def preprocessing_steps(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in PREPROCESSING if name in names)
 
 
-def _located(pixels: np.ndarray, masks: Sequence[np.ndarray | None] | None) -> list[np.ndarray]:
-    """Where nucleus and cytoplasm are: a mask R×R for each image, given or segmented."""
+def _located(
+    pixels: np.ndarray, masks: Sequence[np.ndarray | None] | None, left: Counter[str]
+) -> list[np.ndarray]:
+    """Where nucleus and cytoplasm are: a mask R×R for each image, given or segmented; masks of no use are counted in `left`."""
     found: list[np.ndarray | None] = [None] * len(pixels)
     if masks is not None:
         if len(masks) != len(pixels):
@@ -191,8 +216,14 @@ def _located(pixels: np.ndarray, masks: Sequence[np.ndarray | None] | None) -> l
                     f"A mask is {mask.dtype} {'×'.join(map(str, mask.shape))}, where its image has "
                     f"{'×'.join(map(str, pixels.shape[1:3]))} pixels; give masks of 8 bits and of the images' size."
                 )
-            if mask is not None and {CYTOPLASM, NUCLEUS} <= set(np.unique(mask)) <= {0, CYTOPLASM, NUCLEUS}:
+            if mask is None:
+                continue
+            if {CYTOPLASM, NUCLEUS} <= set(np.unique(mask)) <= {0, CYTOPLASM, NUCLEUS}:
                 found[i] = mask
+            else:
+                left[
+                    f"the mask given is not of nucleus ({NUCLEUS}) and cytoplasm ({CYTOPLASM}), and was found anew"
+                ] += 1
     unknown = [i for i, mask in enumerate(found) if mask is None]
     for i, one in zip(unknown, segment([pixels[i] for i in unknown]), strict=True):
         found[i] = one.mask
@@ -268,4 +299,4 @@ def say_what_is_left(left: Counter[str], images: int, what: str) -> None:
     """Tell the user, in one note, for how many of the `images` (each a `what`) `Transform.prepare` could not do something."""
     if left:
         counts = ", ".join(f"{n} where {reason}" for reason, n in left.most_common())
-        note(f"Of {number(images, what, f'{what}s')} some stay as they are in part: {counts}.")
+        note(f"Of {number(images, what, f'{what}s')} some could not be prepared as asked: {counts}.")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from safetensors import SafetensorError
 
 from balancer import smear
-from cli import balancer, classifier
+from balancer.generators import checkpoints
+from cli import Commands, balancer, classifier, show
 
 pytestmark = pytest.mark.usefixtures("without_cell_checks")  # generators of a few steps make no cells
 CELLS = {"lymphocyte": 60, "neutrophil": 60, "CLL": 60}
@@ -258,3 +261,25 @@ def test_fields_are_cropped_prepared_at_one_scale_and_inspected(tmp_path):
     wrong = [*scale[:3], 0]
     result = call(balancer, "prepare", tmp_path / "crops", "--out", tmp_path / "none", *wrong, code=2)
     assert "is impossible" in result.stderr
+
+
+def test_json_is_utf_8_whatever_a_file_is_called(capsys):
+    show({"file_name": "Zellkörper \udce9.png"})
+    said = capsys.readouterr().out
+    assert said.encode() and "ö" in said
+    assert json.loads(said)["file_name"] == "Zellkörper \udce9.png"
+
+
+def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    group = Commands("group")
+    group.add_command(
+        click.Command("save", callback=lambda: checkpoints.save_tensors(tmp_path / "state", {}, {}))
+    )
+    said = call(group, "save", code=1).stderr
+    assert f"{tmp_path / 'state'} could not be written" in said and "make room" in said
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from balancer.data.dataset import PreparedDataset
 from balancer.data.sources import IMAGE_SUFFIXES, MASKS
 from balancer.errors import InputError, unknown_name
-from balancer.files import read_json
+from balancer.files import being_written, read_json
 
 RUNS = Path("runs")
 Kind = Literal["generator", "classifier"]
@@ -40,7 +40,7 @@ class Run:
 
 
 def find_runs(root: Path = RUNS, kind: Kind | None = None) -> list[Run]:
-    """All runs in and below `root`, the newest first; unfinished and foreign folders are passed over."""
+    """All runs in and below `root`, the newest first; unfinished, foreign and damaged folders are passed over."""
     runs = []
     for path in Path(root).rglob("config.json"):
         if any(part.startswith(".") for part in path.relative_to(root).parts):
@@ -49,9 +49,22 @@ def find_runs(root: Path = RUNS, kind: Kind | None = None) -> list[Run]:
             config = read_json(path)
         except InputError:
             continue
-        if isinstance(config, dict) and config.get("kind") in ((kind,) if kind else _MAKE):
+        if _describes_run(config) and config["kind"] in ((kind,) if kind else _MAKE):
             runs.append(Run(path.parent, config["kind"], config, path.stat().st_mtime))
     return sorted(runs, key=lambda run: (-run.written, str(run.path)))
+
+
+def _describes_run(config: Any) -> bool:
+    """Whether a `config.json` is of a run: what is read of it here is of the right type. Imported weights have no data."""
+    if not isinstance(config, dict) or not isinstance(config.get("kind"), str):
+        return False
+    classes, data = config.get("classes", []), config.get("data", {})
+    return (
+        isinstance(classes, list)
+        and all(isinstance(label, str) for label in classes)
+        and isinstance(data, dict)
+        and all(isinstance(data.get(name), str | None) for name in ("path", "fingerprint"))
+    )
 
 
 def newest_run(
@@ -97,14 +110,17 @@ def data_of(run: Path) -> PreparedDataset:
 
     Raises InputError when it has moved, is no longer the data that the run saw (another fingerprint), or is unknown.
     """
-    config = read_json(Path(run) / "config.json")
+    path = Path(run) / "config.json"
+    config = read_json(path)
+    if not _describes_run(config):
+        raise InputError(f"{path} does not describe a run, so that its data are unknown; give --data.")
     if "imported" in config:
         raise InputError(
             f"{run} holds imported weights, which have no data; train them on your data first, with "
             f"`balancer train --init {run} --data DATA`."
         )
-    named = config.get("data") or {}
-    if "path" not in named:
+    named = config.get("data", {})
+    if named.get("path") is None:
         raise InputError(f"{run} names no data; give --data.")
     path = Path(named["path"])
     if not path.exists():
@@ -118,17 +134,23 @@ def data_of(run: Path) -> PreparedDataset:
 
 
 def new_output(stem: str, root: Path = RUNS) -> Path:
-    """The first path `root/<stem>-<n>`, n from 1, that does not exist."""
-    return next(path for n in itertools.count(1) if not (path := Path(root) / f"{stem}-{n}").exists())
+    """The first path `root/<stem>-<n>`, n from 1, that does not exist and that no other process is about to write."""
+    paths = (Path(root) / f"{stem}-{n}" for n in itertools.count(1))
+    return next(path for path in paths if not path.exists() and not being_written(path))
 
 
 def expand_paths(patterns: Sequence[str | Path]) -> list[Path]:
     """Image files named by files, folders (searched to any depth, less `masks/`) or glob patterns, each once.
 
+    Links that lead nowhere are among them, so that the reader names them with the files that it leaves out.
     A file that is named outright is taken whatever its suffix. Raises InputError for a pattern that finds nothing.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
+        if not str(pattern).strip():
+            raise InputError(
+                "A path is empty (a variable of the shell that is not set?); give images, a folder or a pattern."
+            )
         path = Path(pattern)
         if path.is_file():
             matches = [path]
@@ -153,6 +175,6 @@ def _images_in(place: Path) -> list[Path]:
         file
         for file in files
         if file.suffix.lower() in IMAGE_SUFFIXES
-        and file.is_file()
+        and (file.is_file() or (file.is_symlink() and not file.exists()))
         and (file == place or not {MASKS} & set(file.relative_to(place).parts[:-1]))
     ]

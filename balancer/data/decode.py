@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import IO, Literal
 
@@ -18,10 +20,15 @@ warnings.filterwarnings(
 )  # size is judged here, in a sentence
 Crop = Literal["crop", "pad"]
 _DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+_ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the kind of colour
+_PNG_PART = 2**20  # bytes of a chunk, less than any that the decoder finds too long
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 def decode(path: Path) -> np.ndarray:
-    """Decode an image file to uint8 H×W×3 in [0, 255], or to float32 H×W×3 in the file's own units when deeper.
+    """Decode an image file to uint8 H×W×3 in [0, 255], or to uint16 or float32 H×W×3 in the file's own units when deeper.
 
     Grey and palette images become RGB, transparency lies over white, CMYK is converted, the EXIF orientation is
     applied. Deep images (16 bits or more a channel) keep their numbers, so that the caller can scale a whole set
@@ -33,11 +40,10 @@ def decode(path: Path) -> np.ndarray:
             try:
                 with Image.open(file) as image:
                     _refuse_huge(path, image.size)
-                    if image.mode not in _DEEP_MODES:
-                        if image.format == "PNG" and _is_deep_png(file):
-                            return _deep_png(file)
-                        if image.format == "TIFF" and _is_deep_tiff(image):
-                            return _deep_tiff(path)
+                    if image.format == "PNG" and _is_deep_png(file):
+                        return _deep_png(path)
+                    if image.format == "TIFF" and image.mode not in _DEEP_MODES and _is_deep_tiff(image):
+                        return _deep_tiff(path)
                     return _rgb(ImageOps.exif_transpose(image))
             except UnidentifiedImageError:
                 if Path(path).suffix.lower() not in {".tif", ".tiff"}:
@@ -46,7 +52,8 @@ def decode(path: Path) -> np.ndarray:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
+        dangling = "is a link that leads nowhere; mend or remove it"
+        raise InputError(f"{path} {dangling if Path(path).is_symlink() else 'does not exist'}.") from None
     except Image.DecompressionBombError:
         raise InputError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels; crop it first.") from None
     except Exception as error:  # decoders raise nearly anything on damaged files: struct, zlib, key errors
@@ -91,18 +98,87 @@ def _is_deep_tiff(image: Image.Image) -> bool:
     return max(image.tag_v2.get(258, (8,))) > 8  # type: ignore[attr-defined]
 
 
-def _deep_png(file: IO[bytes]) -> np.ndarray:
+def _deep_png(path: Path) -> np.ndarray:
+    """PNG of 16 bits a channel.
+
+    The decoder ends the process where a file is damaged, so that it gets only what has been checked here.
+    """
     import torch
     from torchvision.io import ImageReadMode, decode_png
 
-    file.seek(0)
-    data = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-    pixels = decode_png(data, mode=ImageReadMode.UNCHANGED).numpy().transpose(1, 2, 0).astype(np.float32)
+    header, compressed, exif = _checked_png(path)
+    parts = [compressed[i : i + _PNG_PART] for i in range(0, len(compressed), _PNG_PART)]
+    data = bytearray(_PNG_START + _chunk(b"IHDR", header))
+    for part in parts:
+        data += _chunk(b"IDAT", part)
+    data += _chunk(b"IEND", b"")
+    decoded = decode_png(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
+    pixels = decoded.numpy().transpose(1, 2, 0)
     colour = pixels[..., : 3 if pixels.shape[2] > 2 else 1]
     if pixels.shape[2] in (2, 4):
-        alpha = pixels[..., -1:] / 65535
+        alpha = pixels[..., -1:].astype(np.float32) / 65535
         colour = colour * alpha + 65535 * (1 - alpha)
-    return np.broadcast_to(colour, (*colour.shape[:2], 3))
+    return _upright(np.broadcast_to(colour, (*colour.shape[:2], 3)), exif.get(_ORIENTATION, 1))
+
+
+def _checked_png(path: Path) -> tuple[bytes, bytes, Image.Exif]:
+    """The header, the compressed pixels and the EXIF data of a PNG of 16 bits; InputError where they are not whole."""
+    damaged = InputError(f"{path} is truncated or damaged; get the file anew.")
+    file, exif, found = Path(path).read_bytes(), Image.Exif(), {b"IHDR": b"", b"IDAT": b"", b"eXIf": b""}
+    at, compressed = len(_PNG_START), []
+    while at + 8 <= len(file) and (name := file[at + 4 : at + 8]) != b"IEND":
+        (length,) = struct.unpack_from(">I", file, at)
+        body, checksum = file[at + 8 : at + 8 + length], file[at + 8 + length : at + 12 + length]
+        if name in found:
+            if checksum != struct.pack(">I", zlib.crc32(name + body)):
+                raise damaged
+            if name == b"IDAT":
+                compressed.append(body)
+            else:
+                found[name] = found[name] or body
+        at += 12 + length
+    header, pixels = found[b"IHDR"], b"".join(compressed)
+    width, height, bits, kind, compression, filters, interlacing = struct.unpack(">IIBBBBB", header)
+    if bits != 16 or kind not in _PNG_CHANNELS or compression or filters or interlacing > 1:
+        raise damaged
+    _refuse_huge(path, (width, height))
+    firsts, size = _first_bytes(width, height, 2 * _PNG_CHANNELS[kind], interlaced=interlacing == 1)
+    inflate = zlib.decompressobj(0)  # a window as the file names it: what the decoder will use
+    try:
+        lines = inflate.decompress(pixels, size + 1)
+    except zlib.error:
+        raise damaged from None
+    if not inflate.eof or len(lines) != size or np.frombuffer(lines, np.uint8)[firsts].max() > 4:
+        raise damaged
+    exif.load(found[b"eXIf"])
+    return header, pixels[: len(pixels) - len(inflate.unused_data)], exif
+
+
+def _first_bytes(width: int, height: int, depth: int, interlaced: bool) -> tuple[np.ndarray, int]:
+    """Where each line of a PNG begins, with the number of its filter, and how long all are; `depth` in bytes."""
+    starts, size = [], 0
+    for left, top, across, down in _ADAM7 if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            line = 1 + columns * depth
+            starts.append(size + line * np.arange(rows))
+            size += line * rows
+    return np.concatenate(starts), size
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """H×W×3 as EXIF or TIFF tag 274 say that they are shown; as they are where the number means nothing."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 def _deep_tiff(path: Path) -> np.ndarray:
@@ -110,10 +186,11 @@ def _deep_tiff(path: Path) -> np.ndarray:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0].levels[0]
-        if series.size > 4 * MAX_PIXELS:
+        page = tiff.pages.first
+        if page.size > 4 * MAX_PIXELS:
             raise Image.DecompressionBombError
-        pixels = series.asarray()
+        pixels = page.asarray()
+        orientation = page.tags.valueof(_ORIENTATION, 1)
     if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] > 4:  # planes first
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 2:
@@ -121,8 +198,8 @@ def _deep_tiff(path: Path) -> np.ndarray:
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         raise InputError(f"{path} has {pixels.shape} samples, where grey or RGB pixels were expected.")
     colour = pixels[..., : 3 if pixels.shape[2] >= 3 else 1]
-    wide = np.broadcast_to(colour, (*colour.shape[:2], 3))
-    return wide if wide.dtype == np.uint8 else _finite(wide)
+    wide = _upright(np.broadcast_to(colour, (*colour.shape[:2], 3)), int(orientation))
+    return wide if wide.dtype in (np.uint8, np.uint16) else _finite(wide)
 
 
 def _finite(pixels: np.ndarray) -> np.ndarray:
@@ -152,10 +229,13 @@ def white_level(pixels: np.ndarray) -> float:
 
 
 def to_8_bits(pixels: np.ndarray, white: float) -> np.ndarray:
-    """Scale a deep image so that `white` becomes 255: float32 H×W×3 to uint8, clipped. 8 bits pass unchanged."""
+    """Scale a deep image H×W×3 so that `white` becomes 255: uint8, clipped. 8 bits pass unchanged."""
     if pixels.dtype == np.uint8:
         return pixels
-    return np.rint(np.clip(pixels * (255 / max(white, 1e-12)), 0, 255)).astype(np.uint8)
+    scaled, factor = np.empty(pixels.shape, np.uint8), 255 / max(white, 1e-12)
+    for row, line in enumerate(pixels):  # by rows: floats of a whole image may be a gigabyte
+        scaled[row] = np.rint(np.clip(line.astype(np.float32) * factor, 0, 255))
+    return scaled
 
 
 def make_square(
@@ -191,15 +271,16 @@ def read_any_image(
     crop: Crop = "crop",
     um_per_pixel: float | None = None,
     to_um_per_pixel: float | None = None,
+    white: float | None = None,
 ) -> np.ndarray:
     """Read any image file as `prepare` would: uint8 R×R×3 in [0, 255].
 
-    A deep image (16 bits) is scaled by its own white level, there being no set to share one with. With
+    A deep image (16 bits) is scaled by `white`, the white level of its set, or where none is known by its own. With
     `to_um_per_pixel` it is brought to that scale from `um_per_pixel`, its own, as `to_scale` does.
     """
     pixels = decode(path)
     if pixels.dtype != np.uint8:
-        pixels = to_8_bits(pixels, white_level(pixels))
+        pixels = to_8_bits(pixels, white_level(pixels) if white is None else white)
     if to_um_per_pixel is None or um_per_pixel is None:
         return make_square(pixels, resolution, crop)
     try:

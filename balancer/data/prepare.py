@@ -23,7 +23,7 @@ from balancer.data.dataset import COLUMNS, FORMAT, SPLITS, fingerprint
 from balancer.data.decode import Crop, decode, image_size, make_square, stated_source, to_8_bits, white_level
 from balancer.data.images import read_prepared_image
 from balancer.data.seen import PERCEPTUAL_HASH, perceptual_hashes_of
-from balancer.data.sources import MASKS, SPLIT_NAMES, open_source
+from balancer.data.sources import MASKS, SPLIT_NAMES, open_source, printable
 from balancer.data.splits import (
     RATIOS,
     STUDY_SPLITS,
@@ -153,7 +153,7 @@ def prepare(
     refuse_existing(out, overwrite, [source if source.is_dir() else source.parent])
     stage("Reading the source")
     with open_source(source, label_column, mapping) as opened, new_directory(out, overwrite) as aside:
-        notes = list(opened.notes)
+        notes = [printable(sentence) for sentence in opened.notes]
         _check_names(opened.table, group_by, limits or {})
         known = [c for c in _GROUPED if c in opened.table and opened.table[c].notna().any()]
         if not group_by and known:
@@ -167,7 +167,7 @@ def prepare(
             notes.append(f"A resolution of {resolution} px was chosen from the sizes of the images.")
         frame = _Frame(resolution, crop, to_um_per_pixel)
         (aside / _UNSORTED).mkdir()
-        table, described, shown, skipped = _decode_all(
+        table, described, shown, skipped, white = _decode_all(
             rows, opened.kind, aside / _UNSORTED, frame, on_bad_image, notes
         )
         classes = tuple(sorted(opened.table["label"].unique()))
@@ -212,11 +212,12 @@ def prepare(
             },
             "crop": crop,
             "to_um_per_pixel": to_um_per_pixel,
+            **({} if white is None else {"white_level": white}),
             "stain": {"name": stain, "reference": reference} if stain else None,
             "masks": masks,
             "licence": licence,
             "fingerprint": identity,
-            "origin": str(source.absolute()),
+            "origin": printable(str(source.absolute())),
             "skipped": [{"source_file": file, "reason": reason} for file, reason in skipped],
             "notes": notes,
         }
@@ -355,14 +356,16 @@ def _decode_all(
     frame: _Frame,
     on_bad_image: str,
     notes: list[str],
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, list[tuple[str, str]]]:
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, list[tuple[str, str]], float | None]:
     """Decode every image and write it to `folder/<row>.png`; deep ones in a second pass, with one white level.
 
     `kind` (real or rendered) holds for the images that say nothing of themselves; the PNG of a rendered image says it
     in turn. Returns the rows that could be read, with the column `row` and what `_Decoded` holds; the images'
-    descriptions and small pictures; and the files skipped with the reasons. Raises InputError for an image that says synthetic.
+    descriptions and small pictures; the files skipped with the reasons; and the white level, None where no image is deep.
+    Raises InputError for an image that says synthetic.
     """
-    paths, files = table["path"].tolist(), table["source_file"].tolist()
+    paths, names = table["path"].tolist(), table["source_file"].tolist()
+    files = [printable(name) for name in names]
     scale = table["um_per_pixel"].tolist() if "um_per_pixel" in table else [np.nan] * len(table)
 
     def read(row: int, white: float | None = None) -> _Decoded | float | InputError:
@@ -373,6 +376,8 @@ def _decode_all(
                 "their synthetic set."
             )
         try:
+            if files[row] != names[row]:
+                raise InputError("The file's name is not UTF-8, as a table's must be; rename it.")
             pixels = decode(paths[row])
             flat = False
             if pixels.dtype != np.uint8:
@@ -404,6 +409,7 @@ def _decode_all(
 
     results = _in_threads(read, range(len(paths)), "Reading images")
     levels = {row: result for row, result in enumerate(results) if isinstance(result, float)}
+    white = None
     if levels:
         brightest = max(levels, key=lambda row: levels[row])
         white = levels[brightest]
@@ -446,7 +452,7 @@ def _decode_all(
     side = min(16, frame.resolution)
     described = np.array([one.described for one in decoded.values()], dtype=np.float32)
     shown = np.array([one.shown for one in decoded.values()], dtype=np.uint8)
-    return table, described.reshape(-1, side, side), shown, skipped
+    return table, described.reshape(-1, side, side), shown, skipped, white
 
 
 def _save(file: Path, pixels: np.ndarray, source: str) -> None:

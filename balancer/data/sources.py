@@ -77,6 +77,11 @@ def open_source(path: Path, label_column: str | None = None, mapping: Path | Non
         yield _finish(path, table, notes, label_column, mapping)
 
 
+def printable(text: str) -> str:
+    """With escapes for what is not UTF-8, which the name of a file may hold and no table or JSON can."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _visible(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX")))
 
@@ -124,7 +129,7 @@ def _read_labelled(folder: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
             elif len(relative.parts) == 1:
                 loose.append(relative.as_posix())
             else:
-                rows.append((here / name, prefix + relative.as_posix(), relative.parts[0]))
+                rows.append((here / name, prefix + relative.as_posix(), printable(relative.parts[0])))
     notes = []
     if others:
         are = number(len(others), "file is no image by its", "files are no images by their")

@@ -32,7 +32,14 @@ _GENERATOR = ("generator", "network", "config", "classes", "known", "resolution"
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Write tensors and a JSON description to a safetensors file, atomically."""
     plain = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
-    write_with(path, lambda aside: save_file(plain, aside, metadata={_KEY: json.dumps(info)}))
+
+    def write(aside: Path) -> None:
+        try:
+            save_file(plain, aside, metadata={_KEY: json.dumps(info)})
+        except SafetensorError as error:  # of a full disk, for one
+            raise OSError(f"{path} could not be written ({error}).") from None
+
+    write_with(path, write)
 
 
 def load_tensors(path: Path, needed: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -7,6 +7,7 @@ on exactly where it stopped without any random state being saved, and processes 
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from balancer.data import PreparedDataset
 from balancer.data.attributes import UNKNOWN, attribute_indices
 from balancer.data.seen import Seen
 from balancer.errors import InputError
-from balancer.files import new_directory, read_json
+from balancer.files import claimed, new_directory, read_json
 from balancer.generators import registry
 from balancer.generators.adversaries import Adversaries
 from balancer.generators.batches import Batches
@@ -52,7 +53,17 @@ def train(
     alone writes; they must see one file system. Raises InputError before any work is done when something does not
     fit, RuntimeError when training diverges.
     """
-    planned = plan(data, config, out, init=init, resume=resume, overwrite=overwrite, device=device)
+    with claimed(out) if processes(torch.device(device)).is_main_process else nullcontext():
+        _train(
+            plan(data, config, out, init=init, resume=resume, overwrite=overwrite, device=device),
+            init,
+            overwrite,
+        )
+    processes().wait_for_everyone()
+    return Path(out)
+
+
+def _train(planned: Plan, init: Source | None, overwrite: bool) -> None:
     run, adversaries, start, device = planned.run, planned.adversaries, planned.start, planned.device
     config, out, group = run.config, run.path, processes()
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
@@ -64,7 +75,7 @@ def train(
     if config.stop_on_collapse and any_process(bool(wrong), device):
         if writes:
             _end(run, f"{', '.join(wrong)}; resume without stop_on_collapse to go on")
-        return out
+        return
     if start >= config.steps:
         kimg = start * config.batch_size / 1000
         note(f"{out} has been trained for {kimg:g} kimg already; nothing is left to do.")
@@ -103,8 +114,6 @@ def train(
                 _end(run, ", ".join(wrong))
             break
         totals, since, clock = {}, done, time.monotonic()
-    group.wait_for_everyone()
-    return out
 
 
 @dataclass(frozen=True)

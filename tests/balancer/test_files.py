@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +11,8 @@ import pytest
 
 from balancer.errors import InputError
 from balancer.files import (
+    being_written,
+    claimed,
     kind_of,
     new_directory,
     read_json,
@@ -175,3 +181,33 @@ def test_everybody_may_read_what_a_writer_made_for_itself_alone(tmp_path: Path) 
     write_with(tmp_path / "weights", write)
     (tmp_path / "other").touch()
     assert (tmp_path / "weights").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@contextmanager
+def another_process_writes(path: Path) -> Iterator[None]:
+    code = f"""
+from pathlib import Path
+from balancer.files import claimed
+with claimed(Path({str(path)!r})):
+    print(flush=True)
+    input()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        yield
+        other.communicate(b"\n")
+
+
+def test_one_process_writes_an_output(tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "out"
+    with another_process_writes(out):
+        assert being_written(out) and not being_written(tmp_path / "other")
+        with pytest.raises(InputError, match=f"Another process is writing {out} now"), new_directory(out):
+            pytest.fail("two write")
+    assert names(tmp_path) == []
+    assert not being_written(out)
+    with claimed(out), new_directory(out) as aside:  # who has claimed it may
+        (aside / "x").touch()
+    assert names(out.parent) == ["out"]

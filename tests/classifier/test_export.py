@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import cli
 from balancer.data import PreparedDataset
 from balancer.errors import InputError
 from balancer.files import write_json
@@ -61,6 +62,8 @@ def test_onnx_says_what_pytorch_says_for_any_batch(tmp_path: Path, monkeypatch: 
     assert export_onnx(run, tmp_path / "model.onnx") <= 1e-4
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     check(run, tmp_path / "model.onnx")
+    export_onnx(run, tmp_path / "model.onnx", overwrite=True)
+    check(run, tmp_path / "model.onnx")
 
 
 @pytest.mark.slow
@@ -107,6 +110,8 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     out.write_text("mine")
     with pytest.raises(InputError, match="exists already"):
         export_onnx(run, out)
+    with pytest.raises(InputError, match="is no export of hemabalance and is not replaced"):
+        export_onnx(run, out, overwrite=True)
     assert out.read_text() == "mine"
 
 
@@ -141,3 +146,15 @@ def test_the_check_sees_validation_images_where_they_are_at_hand(
         2 * SIDE,
         3,
     )  # and this one was trained on other images than lie there now
+
+
+def test_what_has_to_be_done_to_images_first_is_said() -> None:
+    run = run_of("shape")
+    about = run.config | {"to_um_per_pixel": 0.3, "stain": {"name": "macenko"}}
+    transform = Transform(preprocessing=("crop", "clahe"), mask=True)
+    model = Classifier(run.model.network, transform, 0.5)
+    assert cli._to_do_before(replace(run, config=about, model=model)) == (
+        "; images have to be brought to 0.3 µm per pixel, brought to the stain of training (macenko), "
+        "preprocessed (crop, clahe), given with the mask of the cell first"
+    )
+    assert cli._to_do_before(run_of("resnet18")) == ""

@@ -263,6 +263,9 @@ def test_the_commands_pretrain_and_train_from_it(data: PreparedDataset, tmp_path
     refused = invoke("train", *short, "--arch", "hybrid", "--init", out, "--out", tmp_path / "other")
     assert refused.exit_code == 2
     assert "can start from" in refused.stderr
+    from_itself = invoke("train", *short, "--arch", "fcmae-wpat", "--init", out, "--out", out, "--overwrite")
+    assert from_itself.exit_code == 2 and "is read here" in from_itself.stderr
+    assert (out / ENCODER).is_file()
 
 
 @pytest.mark.slow

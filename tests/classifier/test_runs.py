@@ -284,7 +284,9 @@ def test_files_are_brought_to_the_scale_and_stain_that_the_data_were(
     located = transforms._located
     with monkeypatch.context() as patched:
         patched.setattr(
-            transforms, "_located", lambda pixels, masks: given.extend(masks or []) or located(pixels, masks)
+            transforms,
+            "_located",
+            lambda pixels, masks, left: given.extend(masks or []) or located(pixels, masks, left),
         )
         reading = replace(run.model.transform, preprocessing=("background",))
         patched.setattr(run.model, "transform", reading)

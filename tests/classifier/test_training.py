@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +303,40 @@ def test_the_dry_run_says_how_is_sampled(make_prepared: Callable[..., PreparedDa
     assert sampling() == "balanced"
     assert sampling("--loss", "class-weights") == "natural"
     assert sampling("--loss", "class-weights", "--sampling", "square-root") == "square-root"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--size", "gigantic"], "no size of hybrid 'gigantic'"),
+        (["--arch", "resnet18", "--size", "micro"], "no size of resnet18 'micro'"),
+        (["--arch", "cnn11", "--pretrained"], "cnn11"),
+        (["--init", "nowhere"], "nowhere"),
+        (["--arch", "cnn11", "--layer-decay", "0.5"], "no known order"),
+        (["--out", "{data}", "--overwrite"], "is read here"),
+        (["--out", "{data}/train"], "exists already"),
+        (["--preprocess", ","], "no name is given"),
+    ],
+)
+def test_the_dry_run_refuses_what_the_run_would(
+    words: list[str], sentence: str, make_prepared: Callable[..., PreparedDataset]
+) -> None:
+    data = make_prepared()
+    given = ["train", "--data", str(data.root), "--dry-run", *(w.format(data=data.root) for w in words)]
+    done = CliRunner().invoke(cli.classifier, given)
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+
+
+def test_the_dry_run_resolves_the_size(make_prepared: Callable[..., PreparedDataset]) -> None:
+    given = ["train", "--data", str(make_prepared().root), "--dry-run"]
+    assert json.loads(CliRunner().invoke(cli.classifier, given).stdout)["size"] == "micro"
+
+
+def test_a_configuration_out_of_json_is_the_same() -> None:
+    config = TrainingConfig(preprocessing=("crop", "clahe"))
+    for one in (TrainingConfig(), config):
+        assert TrainingConfig(**json.loads(json.dumps(asdict(one)))) == one
 
 
 def test_preprocessing_of_the_paper_can_be_switched_off() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -143,6 +144,9 @@ def test_given_masks_are_used_where_they_show_a_cell() -> None:
     prepared = Transform(mask=True).prepare(images, [own, nucleus_only, None])
     np.testing.assert_array_equal(prepared[..., :3], images)
     np.testing.assert_array_equal(prepared[..., 3], [own, segmented[1], segmented[2]])
+    left: Counter[str] = Counter()
+    Transform(mask=True).prepare(images, [own, nucleus_only, None], left)
+    assert left == {"the mask given is not of nucleus (255) and cytoplasm (128), and was found anew": 1}
     with pytest.raises(InputError, match="A mask is uint8 32×64, where its image has 64×64"):
         Transform(mask=True).prepare(images, [own[:32], None, None])
 
@@ -157,7 +161,7 @@ def test_what_cannot_be_done_leaves_the_image_and_is_counted(monkeypatch: pytest
     monkeypatch.setattr(transforms, "note", notes.append)
     prepared.say_what_is_left("train")
     assert notes == [
-        "Of 3 train images some stay as they are in part: 1 where no cell was found, "
+        "Of 3 train images some could not be prepared as asked: 1 where no cell was found, "
         "1 where the stains that macenko normalises were not found."
     ]
     notes.clear()

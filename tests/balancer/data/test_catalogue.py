@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from balancer.data import catalogue
 from balancer.data.catalogue import (
     data_of,
     expand_paths,
@@ -91,6 +92,18 @@ def test_new_output(tmp_path: Path) -> None:
     assert new_output("syn", tmp_path) == tmp_path / "syn-2"
 
 
+def test_an_output_that_another_process_writes_is_not_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "being_written", lambda path: path.name == "syn-1")
+    assert new_output("syn", tmp_path) == tmp_path / "syn-2"
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(InputError, match="A path is empty"):
+        expand_paths([""])
+
+
 def test_paths_are_files_folders_and_patterns(tmp_path: Path) -> None:
     for name in ("a/1.png", "a/deep/2.JPG", "a/masks/3.png", "a/notes.txt", "b/4.tif", "b/odd"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +117,13 @@ def test_paths_are_files_folders_and_patterns(tmp_path: Path) -> None:
     for nothing in ("none.png", "none/*.png", "a/*.txt"):
         with pytest.raises(InputError, match="names no image"):
             expand_paths([tmp_path / nothing])
+
+
+def test_links_that_lead_nowhere_are_for_the_reader_to_name(tmp_path: Path) -> None:
+    (tmp_path / "1.png").touch()
+    for name in ("2.png", "3.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "gone.png")
+    assert expand_paths([tmp_path]) == [tmp_path / "1.png", tmp_path / "2.png"]
 
 
 def test_of_named_data_only_the_runs_on_it_count(tmp_path: Path) -> None:

@@ -59,20 +59,24 @@ def test_exif_rotation_and_cmyk(tmp_path: Path) -> None:
     assert np.abs(decode(tmp_path / "c.jpg").astype(int) - [255, 0, 0]).max() < 12
 
 
-def png16(path: Path, pixels: np.ndarray) -> None:
-    """Write 16-bit PNG by hand; pixels uint16 H×W×C with C 1..4."""
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def lines_of(pixels: np.ndarray, number: int = 0) -> bytes:
+    """The lines of a PNG of 16 bits, which all name the filter of this number and are not filtered."""
+    return b"".join(bytes([number]) + row.astype(">u2").tobytes() for row in pixels)
+
+
+def png16(path: Path, pixels: np.ndarray, lines: bytes | None = None, *, interlaced: bool = False) -> None:
+    """Write 16-bit PNG by hand; pixels uint16 H×W×C with C 1..4, or in their stead the `lines`."""
     height, width, channels = pixels.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, int(interlaced))
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IDAT", zlib.compress(lines_of(pixels) if lines is None else lines))
         + chunk(b"IEND", b"")
     )
 
@@ -84,7 +88,7 @@ def test_sixteen_bits_keep_their_numbers(tmp_path: Path, channels: int) -> None:
     tifffile.imwrite(tmp_path / "deep.tif", pixels if channels == 3 else pixels[..., 0])
     for name in ("deep.png", "deep.tif"):
         found = decode(tmp_path / name)
-        assert found.dtype == np.float32
+        assert found.dtype in (np.uint16, np.float32)
         assert np.array_equal(found, np.broadcast_to(pixels, (9, 7, 3)))
 
 
@@ -92,6 +96,73 @@ def test_sixteen_bits_with_alpha(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4, 4), dtype=np.uint16)
     png16(tmp_path / "clear.png", pixels)
     assert (decode(tmp_path / "clear.png") == 65535).all()
+
+
+def test_sixteen_bits_interlaced(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (11, 5, 3)).astype(np.uint16)
+    passes = [
+        *(pixels[::8, ::8], pixels[::8, 4::8], pixels[4::8, ::4], pixels[::4, 2::4]),
+        *(pixels[2::4, ::2], pixels[::2, 1::2], pixels[1::2]),
+    ]
+    lines = b"".join(lines_of(one) for one in passes if one.size)
+    png16(tmp_path / "a.png", pixels, lines, interlaced=True)
+    assert np.array_equal(decode(tmp_path / "a.png"), pixels)
+
+
+def test_a_damaged_deep_png_is_refused_and_ends_no_process(tmp_path: Path) -> None:
+    """In a process of its own, which the decoder ended."""
+    pixels = np.random.default_rng(0).integers(0, 65536, (64, 64, 3)).astype(np.uint16)
+    png16(tmp_path / "good.png", pixels)
+    good = (tmp_path / "good.png").read_bytes()
+    middle = len(good) // 2
+    (tmp_path / "cut.png").write_bytes(good[:middle])
+    (tmp_path / "headless.png").write_bytes(good[:50])
+    (tmp_path / "flipped.png").write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
+    png16(tmp_path / "filter.png", pixels, lines_of(pixels, 7))
+    png16(tmp_path / "short.png", pixels, lines_of(pixels[:9]))
+    png16(tmp_path / "long.png", np.zeros((64, 63, 3)), lines_of(pixels))
+    png16(tmp_path / "nothing.png", pixels, b"")
+    code = """
+import sys
+from balancer.data.decode import decode
+from balancer.errors import InputError
+for path in sys.argv[1:]:
+    try:
+        print(path, decode(path).shape)
+    except InputError as error:
+        print(error)
+"""
+    names = ["cut", "headless", "flipped", "filter", "short", "long", "nothing"]
+    files = [str(tmp_path / f"{name}.png") for name in [*names, "good"]]
+    run = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True)
+    expected = [f"{file} is truncated or damaged; get the file anew." for file in files[:-1]]
+    assert run.stdout.splitlines() == [*expected, f"{files[-1]} (64, 64, 3)"] and run.stderr == ""
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_images_are_turned_as_eight_bits_are(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RAMP[..., 0]).save(tmp_path / "8.png", exif=exif)
+    expected = decode(tmp_path / "8.png").astype(int) * 100
+    deep = np.repeat(RAMP[..., :1], 3, axis=2).astype(np.uint16) * 100
+    png16(tmp_path / "rgb.png", deep)
+    png = (tmp_path / "rgb.png").read_bytes()
+    (tmp_path / "rgb.png").write_bytes(png[:33] + chunk(b"eXIf", exif.tobytes()[6:]) + png[33:])
+    tag = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "rgb.tif", deep, photometric="rgb", extratags=tag)
+    planes = deep.transpose(2, 0, 1)
+    tifffile.imwrite(
+        tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate", extratags=tag
+    )
+    for name in ("rgb.png", "rgb.tif", "planes.tif"):
+        assert np.array_equal(decode(tmp_path / name), expected), name
+
+
+def test_of_deep_frames_the_first_is_taken(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 65536, (3, 9, 7, 3)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "frames.tif", frames, photometric="rgb")
+    assert np.array_equal(decode(tmp_path / "frames.tif"), frames[0])
 
 
 def test_one_scaling() -> None:
@@ -119,6 +190,9 @@ def test_what_is_no_image_gets_a_sentence(tmp_path: Path) -> None:
         decode(tmp_path / "empty.jpg")
     with pytest.raises(InputError, match="does not exist"):
         decode(tmp_path / "none.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "none.png")
+    with pytest.raises(InputError, match="link.png is a link that leads nowhere"):
+        decode(tmp_path / "link.png")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
@@ -154,6 +228,7 @@ def test_any_image_is_read_at_the_size_of_a_model(tmp_path: Path) -> None:
     assert read_any_image(tmp_path / "a.png", 16).shape == (16, 16, 3)
     png16(tmp_path / "b.png", np.full((8, 8, 3), 4000, dtype=np.uint16))
     assert (read_any_image(tmp_path / "b.png", 16) == 255).all()
+    assert (read_any_image(tmp_path / "b.png", 16, white=8000) == 128).all()
 
 
 def test_a_large_image_is_read_without_a_warning(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
@@ -314,7 +315,12 @@ def test_mixed_formats_sizes_and_depths(source: Path, tmp_path: Path) -> None:
         for f in ("a/deep1.png", "b/deep2.tif")
     }
     assert levels["a/deep1.png"] == 255 and abs(int(levels["b/deep2.tif"]) - 128) <= 2
-    assert any("scaled alike" in sentence for sentence in summary.notes)
+    assert any("scaled alike, 4000 to white" in sentence for sentence in summary.notes)
+    assert data.info["white_level"] == 4000
+    for deep in ("a/deep1.png", "b/deep2.tif"):
+        (source / deep).unlink()
+    prepare(source, tmp_path / "flat")
+    assert "white_level" not in PreparedDataset.load(tmp_path / "flat").info
     assert rows.loc["b/grey.jpg", "source_width"] == 33
 
 
@@ -629,6 +635,19 @@ def test_blank_images_of_two_sizes_are_one_picture_and_leak_nowhere(source: Path
     table = by_file(data)
     assert table.loc[table.index.str.contains("blank"), "group"].nunique() == 1
     assert inspect(data).leaks == []
+
+
+def test_a_name_that_is_not_utf8_is_left_out(source: Path, tmp_path: Path) -> None:
+    for name in (b"zell\xe9.png", b"zell\xe9.txt"):
+        Path(os.fsdecode(bytes(source / "a") + b"/" + name)).write_bytes((source / "a/0.png").read_bytes())
+    summary = prepare(source, tmp_path / "out")
+    assert [file for file, _ in summary.skipped] == [r"a/zell\udce9.png"]
+    assert any("zell\\udce9.png: The file's name is not UTF-8" in one for one in summary.notes)
+    with pytest.raises(InputError, match="not UTF-8"):
+        prepare(source, tmp_path / "stop", on_bad_image="stop")
+    (source / "a").rename(os.fsdecode(bytes(source) + b"/zell\xe9"))
+    with pytest.raises(InputError, match="cannot be a folder's name"):
+        prepare(source, tmp_path / "label")
 
 
 def test_an_image_that_would_shrink_to_nothing_is_named(source: Path, tmp_path: Path) -> None:

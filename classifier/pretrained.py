@@ -47,7 +47,9 @@ class PretrainedEncoder:
             with safetensors.safe_open(os.fspath(path), framework="pt") as file:
                 config = json.loads((file.metadata() or {})["config"])
             weights = safetensors.torch.load_file(path)
-            version, known = config["format"], {"size", "resolution", "data"} <= set(config)
+            version, about = int(config["format"]), config.get("data")
+            if not all(value.isfinite().all() for value in weights.values()):
+                raise ValueError("its weights are no finite numbers")
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path} cannot be read as a pretrained encoder ({error}); make it again."
@@ -56,7 +58,10 @@ class PretrainedEncoder:
             raise InputError(
                 f"{run} has pretraining format {version}, this version reads up to {FORMAT}; update hemabalance."
             )
-        if not known:
+        known = isinstance(about, dict) and isinstance(about.get("fingerprint"), str)
+        if not known or not (
+            isinstance(config.get("size"), str) and isinstance(config.get("resolution"), int)
+        ):
             raise InputError(f"{path} does not say what it was pretrained on; make it again.")
         return cls(Path(run), config, weights)
 

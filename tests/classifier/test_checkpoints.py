@@ -20,7 +20,6 @@ from torch import Tensor
 
 from balancer import smear
 from balancer.data import PreparedDataset, prepare
-from balancer.data.catalogue import data_of, find_runs, newest_classifier
 from balancer.errors import InputError
 from balancer.files import write_json
 from balancer.generators.checkpoints import load_tensors, save_tensors
@@ -317,33 +316,6 @@ def test_a_state_of_deep_json_is_damaged(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / STATE, {"hemabalance": "[" * 100_000})
     with pytest.raises(InputError, match="is damaged"):
         StateFile(tmp_path, {}, resume=True).check()
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"kind": "classifier", "data": None, "classes": None},
-        {"kind": "classifier", "data": 5},
-        {"kind": "classifier", "data": {"path": 5}},
-        {"kind": "classifier", "data": {"path": "x", "fingerprint": ["y"]}},
-        {"kind": "classifier", "classes": [["a"]]},
-        {"kind": "classifier", "classes": "ab"},
-        {"kind": ["classifier"]},
-        {"data": 5},
-        [],
-        None,
-    ],
-)
-def test_a_config_that_describes_no_run_stands_in_no_way(
-    config: object, trained: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "x").mkdir()
-    write_json(tmp_path / "x" / "config.json", config)
-    shutil.copytree(trained, tmp_path / "run")
-    assert [run.path for run in find_runs(tmp_path)] == [tmp_path / "run"]
-    assert newest_classifier(tmp_path) == tmp_path / "run"
-    with pytest.raises(InputError, match=r"x/config\.json does not describe a run.*give --data"):
-        data_of(tmp_path / "x")
 
 
 @pytest.mark.parametrize(

@@ -149,13 +149,24 @@ def test_what_is_no_run_is_refused_with_a_sentence(run: Path, tmp_path: Path) ->
         PretrainedEncoder.load(tmp_path)
     weights = safetensors.torch.load_file(run / ENCODER)
     config = PretrainedEncoder.load(run).config
-    for changed, sentence in (({"format": 2}, "update hemabalance"), ({"data": None}, "does not say")):
+    for changed, sentence in (
+        ({"format": 2}, "update hemabalance"),
+        ({"data": None}, "does not say"),
+        ({"data": 5}, "does not say"),
+        ({"data": {"fingerprint": 5}}, "does not say"),
+        ({"size": []}, "does not say"),
+        ({"format": []}, "cannot be read"),
+    ):
         told = {name: value for name, value in (config | changed).items() if value is not None}
         safetensors.torch.save_file(weights, tmp_path / ENCODER, metadata={"config": json.dumps(told)})
         with pytest.raises(InputError, match=sentence):
             PretrainedEncoder.load(tmp_path)
     safetensors.torch.save_file(weights, tmp_path / ENCODER)
     with pytest.raises(InputError, match="cannot be read as a pretrained encoder"):
+        PretrainedEncoder.load(tmp_path)
+    ruined = {name: value * float("nan") for name, value in weights.items()}
+    safetensors.torch.save_file(ruined, tmp_path / ENCODER, metadata={"config": json.dumps(config)})
+    with pytest.raises(InputError, match="no finite numbers"):
         PretrainedEncoder.load(tmp_path)
 
 

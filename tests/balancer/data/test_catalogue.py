@@ -132,3 +132,28 @@ def test_of_named_data_only_the_runs_on_it_count(tmp_path: Path) -> None:
     assert newest_generator(["a"], tmp_path, fingerprint="smear") == two
     with pytest.raises(InputError, match="balancer train"):
         newest_generator(["a"], tmp_path, fingerprint="other")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"kind": "classifier", "data": None, "classes": None},
+        {"kind": "classifier", "data": 5},
+        {"kind": "classifier", "data": {"path": 5}},
+        {"kind": "classifier", "data": {"path": "x", "fingerprint": ["y"]}},
+        {"kind": "classifier", "classes": [["a"]]},
+        {"kind": "classifier", "classes": "ab"},
+        {"kind": ["classifier"]},
+        {"data": 5},
+        [],
+        None,
+    ],
+)
+def test_a_config_that_describes_no_run_stands_in_no_way(config: object, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    write_json(tmp_path / "x" / "config.json", config)
+    good = run(tmp_path, "run", 0, ["a"], kind="classifier")
+    assert [one.path for one in find_runs(tmp_path)] == [good]
+    assert newest_classifier(tmp_path) == good
+    with pytest.raises(InputError, match=r"x/config\.json does not describe a run.*give --data"):
+        data_of(tmp_path / "x")

@@ -240,12 +240,6 @@ def images_for(run: ClassifierRun, data: PreparedDataset, split: str) -> Images:
 
     Raises InputError when the resolution differs from the run's, the split is empty, and as `to_restain` does.
     """
-    _check_split(run, data, split)
-    images = data.images(split)
-    return _Restained(run, images) if to_restain(run, data) else images
-
-
-def _check_split(run: ClassifierRun, data: PreparedDataset, split: str) -> None:
     if run.resolution != data.resolution:
         raise InputError(
             f"{run.root} takes images of {run.resolution} px, {data.root} has {data.resolution} px; "
@@ -253,6 +247,8 @@ def _check_split(run: ClassifierRun, data: PreparedDataset, split: str) -> None:
         )
     if data.tables[split].empty:
         raise InputError(f"{data.root / split} has no images.")
+    images = data.images(split)
+    return _Restained(run, images) if to_restain(run, data) else images
 
 
 class _Restained:
@@ -288,7 +284,7 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
             "(--to-um-per-pixel): its result speaks of that too."
         )
     trained_on = run.config["data"].get("treatment") or data.treatment
-    if trained_on["crop"] != data.info.get("crop"):
+    if trained_on.get("crop") != data.info.get("crop"):
         note(
             f"{run.root} was trained on images that `balancer prepare` made square in another way than those of {data.root} "
             "(--crop): its result speaks of that too."

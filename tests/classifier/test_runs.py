@@ -302,6 +302,9 @@ def test_files_are_brought_to_the_scale_and_stain_that_the_data_were(
     evaluate_run(run, replace(data, info=data.info | {"to_um_per_pixel": None}))
     assert len(notes) == 1 and "brought to another scale" in notes[0]
     notes.clear()
+    evaluate_run(run, replace(data, info=data.info | {"crop": "pad"}))
+    assert len(notes) == 1 and "made square in another way" in notes[0]
+    notes.clear()
     unnormalised = replace(run, config=run.config | {"stain": None})
     evaluate_run(unnormalised, data)
     assert len(notes) == 1 and "was not normalised, as it was in" in notes[0]

@@ -170,9 +170,7 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     aside = path.with_name(f"{_ASIDE}{path.name}")
     try:
         aside.touch()
-        mode = (
-            aside.stat().st_mode
-        )  # as the user's umask has it; some writers make files that nobody else may read
+        mode = aside.stat().st_mode  # the umask's: some writers make files that nobody else may read
         write(aside)
         aside.chmod(mode)
         with aside.open("rb") as file:

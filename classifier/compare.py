@@ -36,7 +36,6 @@ from classifier.models import resolve_size
 from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
 from classifier.report import save_examples, signed, write_report
-from classifier.transforms import Transform
 
 FORMAT = 1
 FEW = 10  # test images of a class, below which its own figures say little
@@ -217,7 +216,7 @@ def _check_arm(config: TrainingConfig, data: PreparedDataset) -> None:
     if config.loss in ONE_LINEAR_LAYER:
         with torch.random.fork_rng():
             plain = replace(config, pretrained=False, init=None)
-            training.build(plain, len(data.classes), data.resolution, Transform())
+            training.build_network(plain, len(data.classes), data.resolution)
 
 
 def _refuse(out: Path, overwrite: bool) -> None:

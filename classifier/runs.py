@@ -26,7 +26,7 @@ from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, ClassifierRun, load_ru
 from classifier.config import TrainingConfig
 from classifier.language import Language, known_attributes, language_for
 from classifier.model_card import model_card
-from classifier.models import create_model, resolve_size
+from classifier.models import resolve_size
 from classifier.models.vision_language import READ_ATTRIBUTES
 from classifier.optimisation import make_optimizer
 from classifier.prediction import evaluate, prediction_table, trust
@@ -34,7 +34,7 @@ from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
 from classifier.reliability import answers, calibrate
 from classifier.state import StateFile
-from classifier.training import Fitted, fit
+from classifier.training import Fitted, build_network, fit
 from classifier.transforms import Transform
 
 
@@ -78,14 +78,9 @@ def check_run(
     config = config.resolved()
     if not resume:
         StateFile(out, {}, overwrite).refuse(_inputs(data, synthetic, config))
-    encoder = _checked(data, synthetic, config)
+    _checked(data, synthetic, config)
     with torch.random.fork_rng():
-        network = create_model(
-            config.arch, len(data.classes), data.resolution, config.size, config.pretrained
-        )
-    if encoder is not None:
-        encoder.start(network, data.resolution)
-    make_optimizer(config, network)
+        make_optimizer(config, build_network(config, len(data.classes), data.resolution))
     return replace(config, size=resolve_size(config.arch, config.size, data.resolution, config.pretrained))
 
 

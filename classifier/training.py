@@ -219,6 +219,19 @@ def build(
     language: Language | None = None,
 ) -> Classifier:
     """The untrained network that `config` names, behind its transform, with `language` beside it where its head needs it."""
+    network = build_network(config, classes, resolution)
+    if config.head != CLASS:
+        assert language is not None
+        tower = language.reader.tower(WIDTH)
+        network = VisionLanguage(network, classes, config.head, tower, language.read_sentences)
+    return Classifier(network.to(memory_format=torch.channels_last), transform)
+
+
+def build_network(config: TrainingConfig, classes: int, resolution: int) -> torch.nn.Module:
+    """The untrained network alone, with what `config` starts it from and the last layer that its loss needs.
+
+    Raises InputError where one of these does not fit the network.
+    """
     network = create_model(config.arch, classes, resolution, config.size, config.pretrained)
     if config.init is not None:
         PretrainedEncoder.load(config.init).start(network, resolution)
@@ -226,11 +239,7 @@ def build(
         network = with_cosine_head(network, classes, LDAM_SCALE)
     if config.loss == "logit-adjustment":
         adjustable_head(network, classes)  # raises before the training what its end would
-    if config.head != CLASS:
-        assert language is not None
-        tower = language.reader.tower(WIDTH)
-        network = VisionLanguage(network, classes, config.head, tower, language.read_sentences)
-    return Classifier(network.to(memory_format=torch.channels_last), transform)
+    return network
 
 
 def validation_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:

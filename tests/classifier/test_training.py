@@ -312,6 +312,7 @@ def test_the_dry_run_says_how_is_sampled(make_prepared: Callable[..., PreparedDa
         (["--arch", "resnet18", "--size", "micro"], "no size of resnet18 'micro'"),
         (["--arch", "cnn11", "--pretrained"], "cnn11"),
         (["--init", "nowhere"], "nowhere"),
+        (["--arch", "timm:dla46_c", "--loss", "ldam"], "changes the last linear layer"),
         (["--arch", "cnn11", "--layer-decay", "0.5"], "no known order"),
         (["--out", "{data}", "--overwrite"], "is read here"),
         (["--out", "{data}/train"], "exists already"),

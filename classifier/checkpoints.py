@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 
+from balancer.data.attributes import ATTRIBUTES
 from balancer.data.decode import Crop
 from balancer.data.seen import Seen
 from balancer.errors import InputError
@@ -185,9 +186,35 @@ def _described(config: Any) -> dict[str, Any]:
         raise _Newer(version)
     if wrong := [name for name, holds in _DESCRIPTION.items() if not holds(field(name))]:
         raise ValueError(f"no valid {', '.join(wrong)}")
+    if config["training"].get("head", CLASS) != CLASS and not _says(config["language"], config["classes"]):
+        raise ValueError("no valid language")
     if config.get("stain") is not None:
         check_reference(config["stain"]["name"], config["stain"]["reference"])
     return config
+
+
+def _says(language: Any, classes: list[str]) -> bool:
+    """Whether that is what a run knows of language: for each class its sentences and the attributes that it learned."""
+    if not isinstance(language, dict):
+        return False
+    sentences, learned, given = (language.get(name) for name in ("sentences", "described", "given"))
+    return (
+        _of_each(sentences, classes)
+        and all(sentences.values())
+        and _of_each(learned, classes)
+        and all(name in ATTRIBUTES for names in learned.values() for name in names)
+        and isinstance(given, list)
+        and set(classes).issuperset(given)
+    )
+
+
+def _of_each(texts: Any, classes: list[str]) -> TypeGuard[dict[str, list[str]]]:
+    """Whether these are lists of texts by class."""
+    return (
+        isinstance(texts, dict)
+        and texts.keys() == set(classes)
+        and all(isinstance(of, list) and all(isinstance(text, str) for text in of) for of in texts.values())
+    )
 
 
 def seen_images(run: Path) -> Seen:

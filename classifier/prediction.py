@@ -283,6 +283,11 @@ def evaluate_run(run: ClassifierRun, data: PreparedDataset, split: str = "test")
             f"{run.root} was trained on images that `balancer prepare` brought to another scale than those of {data.root} "
             "(--to-um-per-pixel): its result speaks of that too."
         )
+    if run.config.get("white_level") != data.info.get("white_level"):
+        note(
+            f"{run.root} was trained on images whose white was at another level than that of {data.root} (16-bit images): its "
+            "result speaks of that too."
+        )
     trained_on = run.config["data"].get("treatment") or data.treatment
     if trained_on.get("crop") != data.info.get("crop"):
         note(

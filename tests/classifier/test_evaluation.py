@@ -238,7 +238,7 @@ def test_coverage(name, seeds, record_property):
         width += (found.high - found.low) / repeats
         found = contrast(labels, groups, predicted[:1], np.array([1.0]), len(sizes))
         alone += found.low <= truth[0] <= found.high
-    record_property("coverage", covered / repeats)
+    record_property("coverage", float(covered / repeats))
     print(
         f"{name}, {seeds} seeds: difference {covered / repeats:.3f}, one arm {alone / repeats:.3f}, width {width:.3f}"
     )

@@ -241,6 +241,19 @@ def test_data_of_other_classes_or_resolution_is_not_judged(make_prepared: Prepar
     assert judged["per_class"]["monocyte"] == {"recall": None, "precision": None, "f1": None, "images": 0}
 
 
+def test_that_data_have_another_white_is_told(
+    make_prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_prepared()
+    run = load_run(train_run(data, [], QUICK, tmp_path / "run"))
+    notes: list[str] = []
+    monkeypatch.setattr(prediction, "note", notes.append)
+    evaluate_run(run, data)
+    assert notes == []
+    evaluate_run(run, replace(data, info=data.info | {"white_level": 4095}))
+    assert len(notes) == 1 and "another level than that of" in notes[0]
+
+
 def test_files_are_brought_to_the_scale_and_stain_that_the_data_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

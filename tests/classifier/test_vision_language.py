@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from click.testing import CliRunner
 from PIL import Image
@@ -23,7 +24,7 @@ from classifier import calibration, vision_language
 from classifier.attributes import attribute_probabilities, embed_images, evaluate_attributes
 from classifier.batches import Batch
 from classifier.captions import class_sentences
-from classifier.checkpoints import load_run
+from classifier.checkpoints import WEIGHTS, load_run
 from classifier.compare import compare
 from classifier.config import TrainingConfig
 from classifier.imbalance import CrossEntropy
@@ -85,6 +86,31 @@ def run(data: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path
     return train_run(
         data, [], settings("joint", sampling="balanced"), tmp_path_factory.mktemp("run") / "joint"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sentences", None),
+        ("sentences", {"lymphocyte": ["a cell"]}),
+        ("sentences", {label: [] for label in LABELS}),
+        ("sentences", dict.fromkeys(LABELS, "a cell")),
+        ("described", None),
+        ("described", {label: ["smell"] for label in LABELS}),
+        ("described", {label: [3] for label in LABELS}),
+        ("given", None),
+        ("given", ["platypus"]),
+    ],
+)
+def test_a_run_whose_language_no_training_wrote_gets_a_sentence(
+    name: str, value: object, run: Path, tmp_path: Path
+) -> None:
+    opened = load_run(run)
+    config = opened.config | {"language": opened.config["language"] | {name: value}}
+    tensors = safetensors.torch.load_file(run / WEIGHTS)
+    safetensors.torch.save_file(tensors, tmp_path / WEIGHTS, {"config": json.dumps(config)})
+    with pytest.raises(InputError, match=r"cannot be read as a classifier \(no valid language\)"):
+        load_run(tmp_path)
 
 
 def test_captions_state_the_attributes_of_their_image_and_no_other(data: PreparedDataset) -> None:

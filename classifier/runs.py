@@ -35,7 +35,7 @@ from classifier.provenance import check_synthetic
 from classifier.reliability import answers, calibrate
 from classifier.state import StateFile
 from classifier.training import Fitted, build_network, fit
-from classifier.transforms import Transform
+from classifier.transforms import Images, Transform
 
 
 def train_run(
@@ -132,6 +132,7 @@ def _train(
     state.refuse(_inputs(data, synthetic, config))
     encoder = _checked(data, synthetic, config)
     train, train_labels = arm.train_split(data, synthetic)
+    test = data.images("test")  # before the training, so that a damaged image does not end it
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
     fitted = fit(
         config,
@@ -145,7 +146,7 @@ def _train(
     )
     if group.is_main_process:
         with new_directory(out, overwrite or state.path.is_file()) as folder:
-            _write(folder, data, synthetic, encoder, config, fitted, language)
+            _write(folder, data, synthetic, encoder, config, fitted, language, test)
 
 
 def _training_of(
@@ -194,6 +195,7 @@ def _write(
     config: TrainingConfig,
     fitted: Fitted,
     language: Language | None,
+    test: Images,
 ) -> None:
     write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in fitted.history))
     reliability = calibrate(fitted.model, fitted.validation_probabilities, data)
@@ -213,12 +215,12 @@ def _write(
     write_json(folder / "config.json", described)
     save_weights(folder / WEIGHTS, fitted.model, described, reliability)
     write_csv(folder / SEEN, _seen(data, synthetic, encoder))
-    found = answers(fitted.model, data.images("test"))
+    found = answers(fitted.model, test)
     probabilities = found.probabilities
     evaluation = evaluate(probabilities, data, "test") | trust(
         found, data.labels("test"), fitted.model.temperature, reliability
     )
-    attributes = evaluate_attributes(fitted.model, data.images("test"), data, "test")
+    attributes = evaluate_attributes(fitted.model, test, data, "test")
     if attributes is not None:
         evaluation["attributes"] = attributes
     write_json(folder / "evaluation.json", evaluation)

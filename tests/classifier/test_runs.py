@@ -241,6 +241,18 @@ def test_data_of_other_classes_or_resolution_is_not_judged(make_prepared: Prepar
     assert judged["per_class"]["monocyte"] == {"recall": None, "precision": None, "f1": None, "images": 0}
 
 
+def test_a_damaged_test_image_is_told_before_the_training(
+    make_prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_prepared()
+    path = data.paths("test")[3]
+    path.write_bytes(path.read_bytes()[:60])
+    monkeypatch.setattr(runs, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(InputError, match=path.name):
+        train_run(data, [], QUICK, tmp_path / "run")
+    assert not (tmp_path / "run" / "classifier.safetensors").exists()
+
+
 def test_that_data_have_another_white_is_told(
     make_prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -59,7 +60,7 @@ MUCH_NUCLEUS = "fills most of the cell"  # what a nucleus does where the ratio i
 
 _CELL, _NUCLEUS, _CHROMATIN, _RATIO = "cell", "nucleus", "chromatin", "ratio"
 _CYTOPLASM, _VACUOLE, _GRANULE, _OTHER = "cytoplasm", "vacuole", "granule", "other"
-_ANY = "any"  # of words that mean the same whatever they are said of
+_ANY = "any"  # of words that mean the same of all that has the attribute (`_FITS`)
 
 _SAID_OF = {
     "cell_size": _CELL,
@@ -71,6 +72,16 @@ _SAID_OF = {
     "cytoplasm_colour": _CYTOPLASM,
     "granule_type": _GRANULE,
     "granule_colour": _GRANULE,
+}
+
+# What has an attribute beside what it is said of as a rule.
+_FITS = {
+    "nucleus_shape": (_NUCLEUS, _CELL),
+    "nuclear_cytoplasmic_ratio": (_CELL, _NUCLEUS, _CYTOPLASM),
+    "cytoplasm_texture": (_CYTOPLASM, _CELL),
+    "cytoplasm_vacuole": (_CYTOPLASM, _CELL),
+    "granularity": (_CYTOPLASM, _CELL),
+    "granule_type": (_CYTOPLASM, _CELL),
 }
 
 # What people write besides: (what it is said of, attribute, value) → adjectives and phrases.
@@ -88,9 +99,13 @@ _UNDERSTOOD: dict[tuple[str, str, str], str] = {
     (_NUCLEUS, "nucleus_shape", "unsegmented-indented"): "notched, cleaved, convoluted, kidney",
     (_ANY, "nucleus_shape", "unsegmented-band"): (
         "band shaped, band like, band form, horseshoe shaped, horseshoe like, u shaped, c shaped, s shaped, "
-        "shaped like a band, shaped like a horseshoe, a band, a curved band"
+        "shaped like a band, shaped like a horseshoe"
     ),
-    (_NUCLEUS, "nucleus_shape", "unsegmented-band"): "band, ribbon like, rod shaped, curved, horseshoe",
+    (
+        _NUCLEUS,
+        "nucleus_shape",
+        "unsegmented-band",
+    ): "band, a band, a curved band, ribbon like, rod shaped, curved, horseshoe",
     (_CELL, "nucleus_shape", "unsegmented-band"): "band",
     (_ANY, "nucleus_shape", "segmented-bilobed"): (
         "bilobed, bi lobed, bilobate, two lobed, 2 lobed, two lobes, 2 lobes, bisegmented, two segments, "
@@ -111,11 +126,13 @@ _UNDERSTOOD: dict[tuple[str, str, str], str] = {
     (_CYTOPLASM, "nuclear_cytoplasmic_ratio", "high"): (
         "scant, scanty, little, sparse, a narrow rim of, a thin rim of, narrow rim of, thin rim of, thin"
     ),
-    (_ANY, "nuclear_cytoplasmic_ratio", "high"): (
+    (_NUCLEUS, "nuclear_cytoplasmic_ratio", "high"): (
         "fills most of the cell, fills nearly the whole cell, takes up most of the cell, occupies most of the cell, "
         "fills almost the whole cell, occupying most of the cell, filling most of the cell, "
-        "taking up most of the cell, dominates the cell, hardly any cytoplasm, barely any cytoplasm, almost no cytoplasm, "
-        "scarcely any cytoplasm"
+        "taking up most of the cell, dominates the cell"
+    ),
+    (_ANY, "nuclear_cytoplasmic_ratio", "high"): (
+        "hardly any cytoplasm, barely any cytoplasm, almost no cytoplasm, scarcely any cytoplasm"
     ),
     (
         _CHROMATIN,
@@ -200,13 +217,17 @@ _NOUNS: dict[str, str] = {
 
 _PLURALS = ("cells", "nuclei", "cytoplasms")  # of what a caption speaks of once
 
-_COPULAS = "is, are, was, were, be, being, appears, appear, looks, look, seems, seem, remains, remain"
-_HAVING = "contain, contains, containing, have, has, having, show, shows, showing, hold, holds, bear, bears, display, reveal"
+_COPULAS = "is, are, was, were, be, being, appears, appear, looks, look, remains, remain"
+_HAVING = (
+    "contain, contains, containing, have, has, having, show, shows, showing, hold, holds, bear, bears, display, displays, "
+    "displaying, reveal, reveals, carry, carries, carrying, exhibit, exhibits, feature, features, featuring, possess, "
+    "possesses, include, includes, including, enclose, encloses, holding"
+)
 # Negators after which there may be some.
 _LITTLE = ("hardly any", "hardly", "barely", "scarcely", "less", "fewer")
 _NEGATORS = (
     "no, not, without, never, neither, nor, lack, lacks, lacking, free of, free from, devoid of, absence of, non, zero, "
-    f"lack of, lacks any, {', '.join(_LITTLE)}"
+    f"lack of, lacks any, none of, none of the, none of its, {', '.join(_LITTLE)}"
 )
 _ABSENT = "absent, missing, lacking, none, free, nil"
 _SEEN = (
@@ -214,13 +235,25 @@ _SEEN = (
 )
 _CONNECTIVES = (
     "with, in, of, to, on, at, by, while, whose, which, that, its, the, this, these, it, as, but, for, from, around, "
-    "within, inside, between, there, also, than, who, where, such, does, do, did, can, could, may, has been"
+    "within, inside, between, there, also, who, where, such, does, do, did, has been"
 )
 # Adjectives and adverbs that say nothing of a cell by themselves, and what may stand between others.
 _NEUTRAL = (
-    "very, rather, quite, fairly, mostly, relatively, somewhat, slightly, markedly, clearly, clear cut, deeply, evenly, visible, "
-    "distinct, obvious, discernible, noticeable, some, blood, cytoplasmic, nuclear, yet, any, own, prominent, conspicuous, "
-    "generally, overall, stained, staining, coloured, colored, shaped, both, sign of, signs of, trace of, traces of, evidence of"
+    "visible, discernible, some, blood, cytoplasmic, nuclear, yet, any, own, stained, staining, coloured, colored, shaped, both, "
+    "sign of, signs of, trace of, traces of, evidence of"
+)
+# What makes a statement weaker, stronger or one of two.
+_DEGREES = (
+    "very, rather, quite, fairly, mostly, relatively, somewhat, slightly, markedly, clearly, clear cut, deeply, evenly, distinct, "
+    "obvious, noticeable, prominent, conspicuous, generally, overall"
+)
+_HEDGES = "seems, seem"
+_CONDITIONS = "than, when, if, unless, may, can, could"
+# Adjectives that say more than the value that they are read as.
+_SHARPER = (
+    "hypersegmented, pyknotic, cleaved, convoluted, foamy, three lobes, four lobes, five lobes, 3 lobes, 4 lobes, 5 lobes, "
+    "three lobed, four lobed, five lobed, deep blue, deeply blue, dark blue, strongly blue, deeply basophilic, "
+    "strongly basophilic, sky blue"
 )
 # Adjectives that describe a cell, in ways that the vocabulary has no value for.
 _OUTSIDE = (
@@ -241,7 +274,7 @@ class _Item:
     kind: str  # word, noun, copula, having, negator, absent, seen, and, or, article, neutral, connective, stop, comma, unknown
     text: str = ""  # of a noun: what it names
     means: Mapping[str, _Meaning] = field(default_factory=dict)
-    outside: bool = False  # of a neutral piece: whether it describes what the vocabulary does not have
+    outside: bool = False  # whether it says something that the vocabulary does not have
     plural: bool = False  # of a noun
 
 
@@ -263,7 +296,12 @@ def _lexicon() -> dict[tuple[str, ...], _Item]:
     }
     for kind, words in kinds.items():
         table |= {key: _Item(kind, " ".join(key)) for key in _keys(words)}
-    table |= {key: _Item("neutral", " ".join(key), outside=True) for key in _keys(_OUTSIDE)}
+    for kind, words in {
+        "neutral": f"{_OUTSIDE}, {_DEGREES}",
+        "copula": _HEDGES,
+        "connective": _CONDITIONS,
+    }.items():
+        table |= {key: _Item(kind, " ".join(key), outside=True) for key in _keys(words)}
     for topic, words in _NOUNS.items():
         table |= {key: _Item("noun", topic, plural=key[-1] in _PLURALS) for key in _keys(words)}
     meanings: dict[tuple[str, ...], dict[str, tuple[str, tuple[str, ...]]]] = {}
@@ -282,7 +320,10 @@ def _lexicon() -> dict[tuple[str, ...], _Item]:
     for values, words in _GROUPS.items():
         for key in _keys(words):
             means(key, _ANY, "nucleus_shape", values)
-    return table | {key: _Item("word", " ".join(key), meaning) for key, meaning in meanings.items()}
+    sharper = set(_keys(_SHARPER))
+    return table | {
+        key: _Item("word", " ".join(key), meaning, key in sharper) for key, meaning in meanings.items()
+    }
 
 
 def _keys(words: str) -> list[tuple[str, ...]]:
@@ -344,7 +385,7 @@ def stated(text: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     grouped: set[str] = set()
     adjectives, described = _adjectives(items)
-    for i, meaning in adjectives:
+    for i, _, meaning in adjectives:
         if meaning is None:
             continue
         attribute, values = meaning
@@ -376,9 +417,10 @@ def unsaid(text: str) -> set[str]:
     """Pieces of a text that say what `stated` does not give of it, or that it does not know; in lower case.
 
     Words and adjectives for what the vocabulary does not have (an oval nucleus), and those that it has for other things (a
-    blue nucleus); what is denied (not round) or only possible (may be round), but for vacuoles and granules that are not
-    there; vacuoles and granules of the nucleus; several cells; names of what is no part of the description (a
-    nucleolus). What is no adjective stands for itself by its topic.
+    blue nucleus); what is denied (not round), denied twice (not free of granules) or only possible (may be round), but for
+    vacuoles and granules that are not there; vacuoles and granules of the nucleus; several cells or nuclei; degrees and
+    comparisons (very small, as small as its nucleus); names of what is no part of the description (a nucleolus). What is no
+    adjective stands for itself by its topic.
 
     >>> sorted(unsaid("An immature cell with a blue nucleus, nicely round, and no red granules."))
     ['blue', 'granule', 'immature', 'nicely', 'red']
@@ -387,15 +429,21 @@ def unsaid(text: str) -> set[str]:
     pieces = {
         item.text
         for item in items
-        if item.outside
-        or item.plural
-        or item.kind == "unknown"
-        or item.text in (_OTHER, "may", "can", "could")
+        if item.outside or item.plural or item.kind == "unknown" or item.text == _OTHER
     }
+    pieces |= _loose(items) | _repeated(items)
+    for i, item in enumerate(items):  # "as small as", but for "as well as"
+        if item.text == "as" and "as" in [other.text for other in items[i + 2 : i + 4]]:
+            pieces |= {"as"} if items[i + 1].text != "well" else set()
     adjectives, described = _adjectives(items)
-    for i, meaning in adjectives:
-        of_granules = meaning is not None and meaning[0] in ("cytoplasm_vacuole", "granularity")
-        if meaning is None or (_denied(items, i) and not of_granules):
+    for i, topic, meaning in adjectives:
+        name = None if meaning is None else meaning[0]
+        of_granules = name in ("cytoplasm_vacuole", "granularity")
+        if (
+            name is None
+            or (_denied(items, i) and not of_granules)
+            or (name, topic) == ("nucleus_shape", _CELL)
+        ):
             pieces.add(items[i].text)
     for i, item in enumerate(items):
         if item.kind == "noun" and item.text in (_VACUOLE, _GRANULE):
@@ -407,35 +455,95 @@ def unsaid(text: str) -> set[str]:
 
 
 def _of_nucleus(items: list[_Item], i: int) -> bool:
-    """Whether the granules or vacuoles named at `i` are said to lie in the nucleus."""
+    """Whether the granules or vacuoles named at `i` are said to be of the nucleus, in it or had by it, or around something."""
     k = i + 1
-    while k < len(items) and items[k].kind in ("copula", "neutral", "seen", "word"):
-        k += 1
-    if k < len(items) and items[k].text in ("in", "within", "inside", "on", "of"):
-        k += 1
-        while k < len(items) and (
-            items[k].kind in ("word", "neutral", "article") or items[k].text in ("the", "its")
-        ):
-            k += 1
-        if k < len(items) and items[k].kind == "noun" and items[k].text in (_NUCLEUS, _CHROMATIN):
+    while k < len(items) and items[k].kind not in ("stop", "comma", "and", "or", "noun"):
+        if items[k].text in ("with", "while", "whose", "but"):
+            break
+        if items[k].text in ("around", "between"):
             return True
-    k = i - 1
-    while k >= 0 and items[k].kind in ("word", "neutral", "article", "negator"):
-        k -= 1
-    joined = k >= 1 and (items[k].text == "with" or items[k].kind == "having")
-    return joined and items[k - 1].kind == "noun" and items[k - 1].text in (_NUCLEUS, _CHROMATIN)
+        k += 1
+    if k < len(items) and items[k].kind == "noun" and items[k].text in (_NUCLEUS, _CHROMATIN):
+        return True
+    parted = had = False
+    for k in range(i - 1, -1, -1):
+        item = items[k]
+        if item.kind == "stop":
+            return False
+        if item.kind == "noun":
+            return item.text in (_NUCLEUS, _CHROMATIN) and (had or not parted)
+        parted |= item.kind in ("and", "or", "comma")
+        had |= item.kind == "having" and not parted
+    return False
 
 
-def _adjectives(items: list[_Item]) -> tuple[list[tuple[int, _Meaning | None]], dict[int, int]]:
-    """Where adjectives stand, with what they mean of their noun, None for nothing; and nouns → the first adjective before them."""
-    found: list[tuple[int, _Meaning | None]] = []
+def _loose(items: list[_Item]) -> set[str]:
+    """Negators that deny something else than vacuoles and granules, and those of things that another negator denies too."""
+    denied: Counter[int] = Counter()
+    loose: set[str] = set()
+    for i, item in enumerate(items):
+        if item.kind not in ("negator", "absent"):
+            continue
+        at = _denied_noun(items, i)
+        if at is None:
+            loose.add(item.text)
+        else:
+            denied[at] += 1
+            if denied[at] > 1:
+                loose.add(item.text)
+    return loose
+
+
+def _denied_noun(items: list[_Item], i: int) -> int | None:
+    """Index of the vacuoles or granules, or of the adjective for them, that the negator at `i` denies; None for anything else."""
+    if items[i].kind == "negator":
+        k = i + 1
+        while k < len(items) and items[k].kind in (
+            "word",
+            "neutral",
+            "article",
+            "having",
+            "seen",
+            "connective",
+        ):
+            if any(name in ("cytoplasm_vacuole", "granularity") for name, _ in items[k].means.values()):
+                return k
+            k += 1
+        if k < len(items) and items[k].kind == "noun" and items[k].text in (_VACUOLE, _GRANULE):
+            return k
+    if items[i].kind == "absent" or items[i].text == "not":
+        k = i - 1
+        while k >= 0 and items[k].kind in ("copula", "neutral", "seen"):
+            k -= 1
+        if k >= 0 and items[k].kind == "noun" and items[k].text in (_VACUOLE, _GRANULE):
+            return k
+    return None
+
+
+def _repeated(items: list[_Item]) -> set[str]:
+    """What is spoken of as one more although there is one: "a cell and a small cell"."""
+    times: Counter[str] = Counter()
+    for i, item in enumerate(items):
+        if item.kind == "noun" and item.text in (_CELL, _NUCLEUS):
+            k = i - 1
+            while k >= 0 and items[k].kind in ("word", "neutral", "comma", "and"):
+                k -= 1
+            times[item.text] += k >= 0 and items[k].kind == "article"
+    return {text for text, n in times.items() if n > 1}
+
+
+def _adjectives(items: list[_Item]) -> tuple[list[tuple[int, str, _Meaning | None]], dict[int, int]]:
+    """Where adjectives stand, what they are said of and what they mean of it, None for nothing; and nouns → the first adjective before them."""
+    found: list[tuple[int, str, _Meaning | None]] = []
     described: dict[int, int] = {}
     predicates: set[int] = set()
     for i, item in enumerate(items):
         if item.kind == "word":
             noun = _noun_of(items, i, predicates)
             topic = _CELL if noun is None else items[noun].text if noun >= 0 else _OTHER
-            found.append((i, item.means.get(topic) or item.means.get(_ANY)))
+            anywhere = item.means.get(_ANY)
+            fits = anywhere is not None and topic in _FITS[anywhere[0]]
+            found.append((i, topic, item.means.get(topic) or (anywhere if fits else None)))
             if noun is not None and noun > i:
                 described.setdefault(noun, i)
     return found, described
@@ -446,6 +554,10 @@ def _noun_of(items: list[_Item], i: int, predicates: set[int]) -> int | None:
 
     `predicates`: adjectives before it that follow their noun, to which it is added where it does too.
     """
+    if i + 2 < len(items) and items[i + 1].text == "of":  # a band of cytoplasm, two lobes of the nucleus
+        j = i + 2 + (items[i + 2].kind == "article" or items[i + 2].text in ("the", "its"))
+        if j < len(items) and items[j].kind == "noun":
+            return j
     j = i + 1
     while j + 1 < len(items) and (
         items[j].kind in ("word", "neutral", "seen")
@@ -539,17 +651,22 @@ def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
             break
         k -= 1
     if k >= 0 and items[k].kind == "negator":
-        if items[k].text in _LITTLE:
+        before = k - 1
+        while before >= 0 and items[before].kind in ("neutral", "copula", "having", "connective", "article"):
+            before -= 1
+        if items[k].text in _LITTLE or (before >= 0 and items[before].kind == "negator"):
             return None
         return False if first is None else None
     k = noun + 1
     while k < len(items) and (
         (
-            items[k].kind in ("copula", "neutral", "and", "or", "connective")
+            (items[k].kind in ("copula", "neutral", "and", "or", "connective") or items[k].text == "there")
             and items[k].text not in ("with", "which", "that", "but")
         )
         or (items[k].kind == "noun" and items[k].text in (_VACUOLE, _GRANULE))
     ):
+        k += 1
+    if k + 1 < len(items) and items[k].kind == "comma" and items[k + 1].kind == "absent":  # "vacuoles: none"
         k += 1
     if k < len(items) and items[k].kind == "absent":
         return False if first is None else None

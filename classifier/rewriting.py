@@ -13,20 +13,23 @@ import queue
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import httpx2
+from filelock import FileLock
 
 from balancer.data.attributes import completed
 from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.progress import note, track
 from classifier.captions import check_text
-from classifier.phrases import stated, unsaid
+from classifier.phrases import normalised, stated, unsaid
 
 PROMPT = (
     "You rewrite short descriptions of a single blood cell under the microscope. Answer with the new description alone: one to "
@@ -38,7 +41,10 @@ _TRIES = 3  # for a caption, of an endpoint that errs
 _GIVEN_UP = 3  # captions in a row for which an endpoint erred
 _BACKOFF = 0.5  # seconds before the second try, twice as many before the third
 _THREADS = 4
+_PATIENCE = 20  # times that an endpoint may ask to wait, for a caption
+_LONGEST_WAIT = 60.0  # seconds
 _MOST_BYTES = 2**20  # of an answer
+_REASONS = 3  # that a note gives
 _WORD = re.compile(r"[^\W\d_]+")
 _SHORTEST, _LONGEST = 0.4, 2.5  # a new sentence, in lengths of the caption
 
@@ -51,16 +57,14 @@ _NAMES = re.compile(
 )
 # What is no description: markup, and talk about the task.
 _TALK = re.compile(
-    r"[<>{}\[\]|`*#]|\b(rewrit\w*|rephras\w*|description|caption|sure|certainly|here is|sorry|as an ai)\b",
+    r"^here is\b|\b(rewrit\w*|rephras\w*|description|caption|sure|certainly|sorry|as an ai)\b",
     re.I,
 )
 
 
-# Beside those by which attributes are stated: words that state nothing, and the letters of "N:C".
+# Words that state nothing, beside those by which attributes are stated.
 _PLAIN = frozenset(
-    [
-        "n",
-        "c",
+    (
         "lie",
         "lies",
         "lying",
@@ -69,49 +73,30 @@ _PLAIN = frozenset(
         "sitting",
         "rest",
         "rests",
-        "carry",
-        "carries",
-        "carrying",
-        "exhibit",
-        "exhibits",
-        "feature",
-        "features",
-        "featuring",
-        "possess",
-        "possesses",
-        "include",
-        "includes",
-        "including",
-        "enclose",
-        "encloses",
-        "enclosed",
-        "surround",
-        "surrounds",
-        "surrounded",
         "together",
         "alongside",
         "about",
-        "across",
+        "along",
+        "through",
+    )
+    + (
         "image",
         "picture",
         "view",
+        "under",
+        "microscope",
+        "shown",
+        "seen",
         "here",
-        "one",
-        "each",
+        "well",
         "whole",
         "entire",
         "itself",
-        "along",
-        "beside",
-        "whereas",
-        "although",
-        "though",
-        "only",
-        "well",
-        "when",
-        "seen",
-    ]
+    )
+    + ("whereas", "although", "though")
 )
+# Letters, numbers and marks of plain sentences; another mark may say what no word does.
+_MARKS = re.compile(r"[A-Za-z0-9µμ .,;:'’\"“”()/%‐‑–—-]*")
 
 
 @dataclass(frozen=True)
@@ -164,7 +149,11 @@ class Endpoint:
 
 
 class _Failure(Exception):
-    """An endpoint did not give an answer; the message says what it did instead."""
+    """An endpoint did not give an answer; the message says what it did instead. `wait`: seconds that it asks to wait for."""
+
+    def __init__(self, what: str, wait: float | None = None) -> None:
+        super().__init__(what)
+        self.wait = wait
 
 
 def rewrite(
@@ -182,8 +171,9 @@ def rewrite(
     lines, each on disk before the next is used), and none that is there is asked for again. What became of each caption is
     kept too, once all are done: the same captions, models and seed give the same again, whatever the endpoints do then.
 
-    An endpoint that errs is asked thrice; one that errs for three captions in a row is given up, with a note. Raises InputError
-    when all are, for a key that is not set, and for a cache that is another file.
+    An endpoint that errs is asked thrice, and one that asks to wait (Retry-After) later; one that errs for three captions in
+    a row is given up, with a note. Raises InputError when all are or none gave any answer, for a key that is not set, and for a
+    cache that is another file or cannot be written. Several processes may share a cache: what stands in it first holds.
     """
     if not endpoints:
         raise InputError("Captions are to be rewritten and no endpoint is given; name at least one.")
@@ -214,13 +204,22 @@ def rewrite(
             for model in models:
                 model.stop.set()
             pool.shutdown(cancel_futures=True)
-        for key, (caption, _, turn) in work.items():
-            answers.add(_key(_names(turn), caption), _names(turn), done[key] or caption)
+        if not any(
+            _key(model.endpoint.model, caption) in answers
+            for caption, _, turn in work.values()
+            for model in turn
+        ):
+            raise InputError(_no_answer(models))
+        for key, (caption, known, turn) in work.items():
+            became = answers.add(_key(_names(turn), caption), _names(turn), done[key] or caption)
+            done[key] = _checked(became, caption, known)
     found = [done[caption, id(turn[0])] for caption, turn in zip(captions, turns, strict=True)]
-    if kept := found.count(None):
+    if kept := [i for i, new in enumerate(found) if new is None]:
+        reasons = Counter(_reason(captions[i], facts[i], turns[i], answers) for i in kept)
+        told = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(_REASONS))
         note(
-            f"{number(kept, 'caption stays', 'captions stay')} as written by templates, of {len(captions)}: no model "
-            "answered with the same facts in other words."
+            f"{number(len(kept), 'caption stays', 'captions stay')} as written by templates, of {len(captions)}: no model "
+            f"answered with the same facts in other words. Most often: {told}."
         )
     return [caption if new is None else new for caption, new in zip(captions, found, strict=True)]
 
@@ -235,7 +234,7 @@ def _rewritten(
     """The caption in the words of the first model that keeps its facts; None where none does, or did the last time."""
     last = _key(_names(turn), caption)
     if last in answers:
-        return _checked(answers[last], caption, facts) if answers[last] != caption else None
+        return _checked(answers[last], caption, facts)
     for model in turn:
         key = _key(model.endpoint.model, caption)
         if key not in answers and not model.given_up:
@@ -246,12 +245,24 @@ def _rewritten(
         if key in answers and (new := _checked(answers[key], caption, facts)):
             return new
     if all(model.given_up for model in models):
-        last = " ".join(f"{model.endpoint.name} {model.last}." for model in models)
-        raise InputError(
-            f"No endpoint answers any more: {last} What was answered is kept; run again when they do, or leave the captions "
-            "as templates write them."
-        )
+        raise InputError(_no_answer(models))
     return None
+
+
+def _no_answer(models: Sequence[_Model]) -> str:
+    last = " ".join(f"{model.endpoint.name} {model.last}." for model in models)
+    return (
+        f"No endpoint answers any more: {last} What was answered is kept; run again when they do, or leave the captions as "
+        "templates write them."
+    )
+
+
+def _reason(caption: str, facts: Mapping[str, str], turn: Sequence[_Model], answers: _Answers) -> str:
+    """Why a caption stays, for a note: what is wrong with the first answer there is."""
+    for model in turn:
+        if (key := _key(model.endpoint.model, caption)) in answers:
+            return _objection(_plain(answers[key]), caption, facts) or "what became of it was kept"
+    return "no endpoint answered"
 
 
 def _names(models: Sequence[_Model]) -> str:
@@ -265,24 +276,39 @@ def _key(model: str, caption: str) -> str:
 
 def _checked(answer: str, caption: str, facts: Mapping[str, str]) -> str | None:
     """The sentence in a model's answer, where it says what the caption says; else None."""
-    text = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL).strip().strip("\"'“”")
-    if "\n" in text:
-        return None
+    text = _plain(answer)
+    return normalised(text) if _objection(text, caption, facts) is None else None
+
+
+def _plain(answer: str) -> str:
+    """An answer without a model's thoughts and quotation marks around it."""
+    return re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL).strip().strip("\"'“”")
+
+
+def _objection(text: str, caption: str, facts: Mapping[str, str]) -> str | None:
+    """Why a sentence may not stand for a caption, None where it may."""
     try:
-        text = check_text(text)
+        one = "\n" not in text and check_text(text)
     except InputError:
-        return None
+        one = False
+    if not one or not _MARKS.fullmatch(text) or _TALK.search(text):
+        return "no plain sentences"
+    text = one
+    if text == caption:
+        return "the caption itself"
+    if not _SHORTEST * len(caption) <= len(text) <= _LONGEST * len(caption):
+        return "much longer or shorter"
     numbers = [Counter(re.findall(r"\d+(?:[.,]\d+)?", sentence)) for sentence in (text, caption)]
-    same = (
-        stated(text) == {name: {value} for name, value in facts.items()}
-        and numbers[0] == numbers[1]
-        and _SHORTEST * len(caption) <= len(text) <= _LONGEST * len(caption)
-        and not _NAMES.search(text)
-        and not _TALK.search(text)
-        # What is not understood cannot be checked: it may be a fact that the caption does not state.
-        and unsaid(text) <= _PLAIN | unsaid(caption)
-    )
-    return text if same else None
+    if numbers[0] != numbers[1]:
+        return "other numbers"
+    if _NAMES.search(text):
+        return "a class or disease is named"
+    if stated(text) != {name: {value} for name, value in facts.items()}:
+        return "other facts"
+    # What is not understood cannot be checked: it may be a fact that the caption does not state.
+    if more := unsaid(text) - _PLAIN - unsaid(caption):
+        return f"more is said: '{min(more)}'"
+    return None
 
 
 class _Model:
@@ -298,19 +324,23 @@ class _Model:
 
     def ask(self, caption: str) -> str:
         """What the model answers to a caption, unchecked; _Failure after the last try."""
-        for wait in (*(_BACKOFF * 2**i for i in range(_TRIES - 1)), None):
+        tries = waits = 0
+        while True:
             try:
                 answer = self._answer(caption)
             except _Failure as failure:
+                if failure.wait is not None and waits < _PATIENCE:
+                    waits, wait = waits + 1, failure.wait
+                else:
+                    tries, wait = tries + 1, _BACKOFF * 2**tries
                 # No more tries where others found out meanwhile, or the work has ended.
-                if wait is not None and not self.given_up and not self.stop.wait(wait):
+                if tries < _TRIES and not self.given_up and not self.stop.wait(wait):
                     continue
                 self._count(str(failure))
                 raise
             with self._lock:
                 self._erred = 0
             return answer
-        raise AssertionError
 
     def _count(self, what: str) -> None:
         with self._lock:
@@ -358,56 +388,70 @@ class _Model:
                         raise _Failure("answered with more than a megabyte")
         except httpx2.TimeoutException:
             raise _Failure(f"did not answer within {e.timeout:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, RuntimeError) as error:
-            # A RuntimeError: the client was closed, since nobody waits any more.
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, RuntimeError, UnicodeError) as error:
+            # A RuntimeError: the client was closed, since nobody waits any more. A UnicodeError: a name that no host can have.
             raise _Failure(f"cannot be reached ({type(error).__name__}: {self._shown(str(error))})") from None
         text = body.decode("utf-8", "replace")
         if response.status_code != 200:
-            raise _Failure(f"answered with status {response.status_code} ({self._shown(text)})")
+            wait = response.headers.get("Retry-After", "")
+            raise _Failure(
+                f"answered with status {response.status_code} ({self._shown(text)})",
+                float(wait) if wait.isdecimal() and float(wait) <= _LONGEST_WAIT else None,
+            )
         try:
             content: Any = json.loads(text)["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
             content = None
         if not isinstance(content, str):
             raise _Failure(f"answered with something else than a chat completion ({self._shown(text)})")
-        return content
+        return self._hidden(content)
+
+    def _hidden(self, text: str) -> str:
+        """A text of the server's without the key that it may repeat, as it is or escaped."""
+        if self.key is not None:
+            slashed = self.key.replace("/", "\\/")
+            for key in {
+                self.key,
+                slashed,
+                quote(self.key),
+                quote(self.key, safe=""),
+                quote(slashed, safe="\\/"),
+            }:
+                text = text.replace(key, "…")
+        return text
 
     def _shown(self, text: str) -> str:
-        """The beginning of what a server said, for a note, without the key that it may repeat."""
-        text = text if self.key is None else text.replace(self.key, "…")
-        return " ".join(text.split())[:120] or "nothing"
+        """The beginning of what a server said, for a note."""
+        return " ".join(self._hidden(text).split())[:120] or "nothing"
 
 
 class _Answers:
-    """Answers by key, kept in a file of JSON lines that only grows; a line that a kill cut short counts as none."""
+    """Answers by key, kept in a file of JSON lines that only grows, and that several processes may share.
+
+    What stands in it first holds; a line that a kill cut short counts as none.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._among_processes = FileLock(path.with_name(f"{path.name}.lock"))
 
     def __enter__(self) -> _Answers:
-        try:
+        with self._told():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self._path.open("a+b")
-        except OSError as error:
-            raise InputError(
-                f"The cache {self._path} cannot be written ({error.strerror}); choose another."
-            ) from None
         self._file.seek(0)
-        lines = self._file.read().split(b"\n")
-        for line in lines:
-            try:
-                row = json.loads(line)
-                self._known[row["key"]] = str(row["answer"])
-            except (ValueError, LookupError, TypeError):
-                continue
-        start = b'{"key": "'  # of a line, or of what a kill left of the first
-        if not self._known and any(line[: len(start)] != start[: len(line)] for line in lines):
-            self._file.close()
-            raise InputError(f"{self._path} is no cache of captions and is left as it is; choose another.")
-        if lines[-1]:
-            self._file.write(b"\n")
+        with self._told(), self._among_processes:
+            lines = self._take_in()
+            start = b'{"key": "'  # of a line, or of what a kill left of the first
+            if not self._known and any(line[: len(start)] != start[: len(line)] for line in lines):
+                self._file.close()
+                raise InputError(
+                    f"{self._path} is no cache of captions and is left as it is; choose another."
+                )
+            if lines[-1]:
+                self._write(b"\n")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -419,13 +463,39 @@ class _Answers:
     def __getitem__(self, key: str) -> str:
         return self._known[key]
 
-    def add(self, key: str, model: str, answer: str) -> None:
-        """Keep an answer: on disk first."""
-        if key in self._known:
-            return
-        line = json.dumps({"key": key, "model": model, "answer": answer}).encode() + b"\n"
-        with self._lock:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._known[key] = answer
+    def add(self, key: str, model: str, answer: str) -> str:
+        """Keep an answer, on disk first, and return the one that holds: another process may have been first."""
+        with self._lock, self._told():
+            if key not in self._known:
+                with self._among_processes:
+                    self._take_in()
+                    if key not in self._known:
+                        line = json.dumps({"key": key, "model": model, "answer": answer})
+                        self._write(line.encode() + b"\n")
+                        self._known[key] = answer
+            return self._known[key]
+
+    def _take_in(self) -> list[bytes]:
+        """Read on from where the file was left: its lines."""
+        lines = self._file.read().split(b"\n")
+        for line in lines:
+            try:
+                row = json.loads(line)
+                self._known.setdefault(row["key"], str(row["answer"]))
+            except (ValueError, LookupError, TypeError, RecursionError):
+                continue
+        return lines
+
+    def _write(self, line: bytes) -> None:
+        self._file.write(line)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"The cache {self._path} cannot be written ({error.strerror}); choose another."
+            ) from None

@@ -16,7 +16,7 @@ from balancer.data.attributes import ATTRIBUTES, completed
 from balancer.errors import InputError
 from classifier.captions import describe
 from classifier.phrases import stated
-from classifier.rewriting import Endpoint, rewrite
+from classifier.rewriting import Endpoint, _Answers, _checked, rewrite
 
 Answer = Callable[[str, str], tuple[int, bytes]]  # model, caption → status, body
 
@@ -28,6 +28,7 @@ class Server:
         self.asked: list[tuple[str, str]] = []
         self.keys: list[str | None] = []
         self.paths: list[str] = []
+        self.headers: dict[str, str] = {}  # of every answer
         lock, server = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,6 +42,8 @@ class Server:
                 status, content = answer(model, caption)
                 try:
                     self.send_response(status)
+                    for name, value in server.headers.items():
+                        self.send_header(name, value)
                     self.send_header("Content-Length", str(len(content)))
                     self.end_headers()
                     self.wfile.write(content)
@@ -245,6 +248,178 @@ def test_an_answer_with_other_facts_is_not_taken_nor_asked_for_again(
     assert len(notes) == 2 and "1 caption stays" in notes[0]
 
 
+VACUOLES = ("The cytoplasm contains vacuoles.", {"cytoplasm_vacuole": "yes"})
+NEITHER = (
+    "The cytoplasm has neither vacuoles nor granules.",
+    {"cytoplasm_vacuole": "no", "granularity": "no"},
+)
+PINK = ("The cytoplasm contains pink granules.", {"granule_colour": "pink"})
+SMALL = (
+    "A small cell with a round nucleus.",
+    {"cell_size": "small", "nucleus_shape": "unsegmented-round"},
+)
+LOBES = (
+    "The nucleus is multilobed. The cytoplasm is frosted.",
+    {"nucleus_shape": "segmented-multilobed", "cytoplasm_texture": "frosted"},
+)
+RATIO = ("A large cell with a high N:C ratio.", {"cell_size": "big", "nuclear_cytoplasmic_ratio": "high"})
+BAND = (
+    "The small cell has a band-shaped nucleus.",
+    {"cell_size": "small", "nucleus_shape": "unsegmented-band"},
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (NEITHER, "The cytoplasm does not lack vacuoles or granules."),  # denied twice
+        (NEITHER, "The cytoplasm is not free of granules or vacuoles."),
+        (NEITHER, "Never is the cytoplasm without vacuoles or granules."),
+        (NEITHER, "Neither vacuoles nor granules are absent."),
+        (NEITHER, "There are no granules, no vacuoles and no nucleus."),
+        (NEITHER, "There are no granules and no vacuoles in the nucleus."),
+        (VACUOLES, "Vacuoles in the cytoplasm: none."),
+        (VACUOLES, "Vacuoles – absent."),
+        (VACUOLES, "The cytoplasm, as for vacuoles, has none."),
+        (VACUOLES, "The nucleus is vacuolated."),  # of something else
+        (VACUOLES, "The cytoplasm is foamy."),
+        (PINK, "Of pink granules there are none."),
+        (PINK, "The cytoplasm has none of the pink granules."),
+        (PINK, "The nucleus carries pink granules."),
+        (PINK, "The chromatin is seen here and includes pink granules."),
+        (PINK, "Pink granules lie around the nucleus."),
+        (PINK, "Pink granules surround the cell."),
+        (PINK, "The cytoplasm contains pink 🔴 granules."),
+        (PINK, "The cytoplasm contains one pink granule."),
+        (SMALL, "A cell as small as its round nucleus."),
+        (SMALL, "A cell that is small when its nucleus is round."),
+        (SMALL, "A small cell with a round nucleus; it is not."),
+        (SMALL, "Is it a small cell with a round nucleus?"),
+        (SMALL, "Each small cell has a round nucleus."),
+        (SMALL, "A small cell with a round nucleus, and also a nucleus."),
+        (SMALL, "A very small cell with a round nucleus."),
+        (SMALL, "The cell seems small with a round nucleus."),
+        (SMALL, "A small cell with a round nucleus = cell."),
+        (SMALL, "A small\u200b cell with a nucleus that is round."),
+        (SMALL, "The small cell lacks its round nucleus."),
+        (LOBES, "The cytoplasm is multilobed. The nucleus is ground-glass."),
+        (LOBES, "The nucleus is hypersegmented. The cytoplasm is frosted."),
+        (LOBES, "The nucleus has five lobes. The cytoplasm is frosted."),
+        (RATIO, "A large cell; the cytoplasm fills most of the cell."),
+        (BAND, "The small cell shows a band of cytoplasm around its nucleus."),
+    ],
+)
+def test_an_answer_that_says_otherwise_in_disguise_is_not_taken(
+    said: tuple[str, dict[str, str]], answer: str
+) -> None:
+    caption, attributes = said
+    assert _checked(answer, caption, completed(attributes)) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (NEITHER, "Vacuoles and granules are absent from the cytoplasm."),
+        (NEITHER, "There is no evidence of granules or vacuoles."),
+        (VACUOLES, "Vacuoles are seen in the cytoplasm."),
+        (PINK, "The cytoplasm displays granules that are pink."),
+        (SMALL, "Under the microscope, this is a small cell; its nucleus is round."),
+        (SMALL, "Shown here is a small cell whose nucleus appears round."),
+        (LOBES, "The frosted cytoplasm lies about a multilobed nucleus."),
+        (RATIO, "The cell is large, and its nucleus fills most of the cell."),
+        (BAND, "A small cell; the nucleus is shaped like a band."),
+    ],
+)
+def test_plain_rewordings_are_taken(said: tuple[str, dict[str, str]], answer: str) -> None:
+    caption, attributes = said
+    assert _checked(answer, caption, completed(attributes)) == answer
+
+
+def test_an_echo_is_no_rewriting_and_the_note_says_why_captions_stay(
+    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str]
+) -> None:
+    answers = {
+        CAPTIONS[0]: CAPTIONS[0],
+        CAPTIONS[1]: CAPTIONS[1] + " It is eccentric.",
+        CAPTIONS[2]: "A cell.",
+    }
+    server = serve(lambda model, caption: completion(answers[caption]))
+    for _ in range(2):
+        assert (
+            rewrite(CAPTIONS[:3], KNOWN[:3], [Endpoint(server.url, "a")], tmp_path / "cache", 0)
+            == CAPTIONS[:3]
+        )
+    assert notes[0] == notes[1]
+    assert "3 captions stay" in notes[0] and "the caption itself (1)" in notes[0]
+    assert "more is said: 'eccentric' (1)" in notes[0] and "much longer or shorter (1)" in notes[0]
+
+
+def test_processes_that_share_a_cache_get_the_same_captions(tmp_path: Path) -> None:
+    with _Answers(tmp_path / "cache") as first, _Answers(tmp_path / "cache") as second:
+        assert first.add("k", "m", "one") == "one"
+        assert second.add("k", "m", "two") == "one" and second["k"] == "one"
+        assert second.add("l", "m", "three") == "three" and first.add("l", "m", "four") == "three"
+    with _Answers(tmp_path / "cache") as later:
+        assert later["k"] == "one" and later["l"] == "three"
+    assert len((tmp_path / "cache").read_bytes().splitlines()) == 2
+
+
+def test_of_two_answers_in_a_file_the_first_holds(tmp_path: Path) -> None:
+    rows = [{"key": "k", "model": "m", "answer": answer} for answer in ("one", "two")]
+    deep = "[" * 200_000
+    (tmp_path / "cache").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + deep)
+    with _Answers(tmp_path / "cache") as answers:
+        assert answers["k"] == "one"
+
+
+def test_an_endpoint_that_asks_to_wait_is_asked_later(
+    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str]
+) -> None:
+    turned_away: list[str] = []
+
+    def busy(model: str, caption: str) -> tuple[int, bytes]:
+        if len(turned_away) < 30:
+            turned_away.append(caption)
+            return 429, b"slow down"
+        return good(model, caption)
+
+    server = serve(busy)
+    server.headers = {"Retry-After": "0"}
+    found = rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], tmp_path / "cache", 0)
+    assert found == [reworded("a", caption) for caption in CAPTIONS] and notes == []
+
+
+def test_an_endpoint_that_always_asks_to_wait_is_given_up(
+    serve: Callable[[Answer], Server], tmp_path: Path
+) -> None:
+    server = serve(lambda model, caption: (429, b"slow down"))
+    server.headers = {"Retry-After": "0"}
+    with pytest.raises(InputError, match=r"status 429 \(slow down\)"):
+        rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], tmp_path / "cache", 0)
+
+
+def test_where_no_caption_is_answered_none_is_kept(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    bad, server = serve(NONSENSE["errs"]), serve(good)
+    with pytest.raises(InputError, match="No endpoint answers any more"):
+        rewrite(CAPTIONS[:1], KNOWN[:1], [Endpoint(bad.url, "a")], tmp_path / "cache", 0)
+    found = rewrite(CAPTIONS[:1], KNOWN[:1], [Endpoint(server.url, "a")], tmp_path / "cache", 0)
+    assert found == [reworded("a", CAPTIONS[0])]
+
+
+@pytest.mark.parametrize("host", ["x" * 64 + ".org", "...."])
+def test_a_host_that_none_can_be_is_told_at_once(host: str, tmp_path: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError, match="cannot be reached"):
+        rewrite(CAPTIONS[:1], KNOWN[:1], [Endpoint(f"http://{host}/v1", "a")], tmp_path / "cache", 0)
+    assert time.monotonic() - start < 10
+
+
+def test_a_cache_that_cannot_be_written_is_told(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/cache cannot be written"):
+        rewrite(CAPTIONS, KNOWN, [Endpoint(serve(good).url, "a")], tmp_path / "file" / "cache", 0)
+
+
 def test_the_next_model_is_asked_where_one_changes_facts(
     serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str]
 ) -> None:
@@ -390,6 +565,15 @@ def test_the_key_is_sent_and_neither_told_nor_kept(
         + Endpoint(url, "a").name
     )
     assert "secret" not in told
+    monkeypatch.setenv("SOME_KEY", "very/secret+1")
+    for i, form in enumerate(("very/secret+1", r"very\/secret+1", "very/secret%2B1", "very%2Fsecret%2B1")):
+        telling = serve(lambda model, caption, form=form: completion(f"A cell with the key {form}."))
+        kept = tmp_path / f"cache{i}"
+        rewrite(CAPTIONS[:4], KNOWN[:4], [Endpoint(telling.url, "c", "SOME_KEY")], kept, 0)
+        telling = serve(lambda model, caption, form=form: (400, f"the key {form} is wrong".encode()))
+        with pytest.raises(InputError, match="the key … is wrong") as error:
+            rewrite(CAPTIONS[4:], KNOWN[4:], [Endpoint(telling.url, "d", "SOME_KEY")], kept, 0)
+        assert "secret" not in kept.read_text() + str(error.value) + "".join(notes)
     monkeypatch.delenv("SOME_KEY")
     with pytest.raises(InputError, match="SOME_KEY holds no key"):
         rewrite(CAPTIONS, KNOWN, [endpoint], tmp_path / "cache", 0)

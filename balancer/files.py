@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -200,9 +201,18 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raise InputError with a sentence when it is missing or no JSON."""
+    """Read a JSON file; raise InputError with a sentence when it is missing, no JSON, or has a name twice in an object."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(name for name, _ in pairs)
+        if twice := [name for name, n in counts.items() if n > 1]:
+            raise InputError(
+                f"{path} has '{twice[0]}' {counts[twice[0]]} times in one object; put what it says together."
+            )
+        return dict(pairs)
+
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

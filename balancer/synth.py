@@ -390,10 +390,11 @@ def _advice(
     """What may help the classes that did not pass: more of what they had too little of, else training."""
     sizes = load_rules()["sizes"]
     helps: dict[str, list[str]] = {}  # what may help, and the classes that it may help
+    told = " --condition attributes" if generator.info.get("attributes") is not None else ""
     training = (
         f"fine-tuning ({_tuning(data)})"
         if _is_builtin(generator)
-        else f"a longer training (`balancer train --data {data.root} --init {generator.path} --kimg 20`)"
+        else f"a longer training (`balancer train --data {data.root} --init {generator.path} --kimg 20{told}`)"
     )
     for label, judged in judgements.items():
         if judged.verdict in GOOD:

@@ -681,9 +681,9 @@ def check_text(text: str) -> str:
     line = normalised(text)
     if not line:
         raise InputError("The text is empty; write what is seen in the cell.")
-    if any(unicodedata.category(character) in ("Cs", "Cc") for character in line):
+    if any(unicodedata.category(character) in ("Cs", "Cc", "Cf") for character in line):
         raise InputError(
-            "The text has characters that are none, perhaps from another encoding; write it in UTF-8."
+            "The text has characters that cannot be seen, perhaps from another encoding; write it again, in UTF-8."
         )
     if len(line) > MOST_CHARACTERS:
         raise InputError(

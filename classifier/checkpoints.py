@@ -161,6 +161,8 @@ def _opened(root: Path, path: Path) -> ClassifierRun:
         if name.startswith(_RELIABILITY)
     }
     network.load_state_dict(tensors)
+    if isinstance(network, VisionLanguage) and not (network.attribute_temperature > 0).all():
+        raise ValueError("the temperature of an attribute is not above 0")
     temperature = float(measured.pop("temperature", 1.0))
     if temperature <= 0:
         raise ValueError(f"its temperature is {temperature}")

@@ -102,21 +102,29 @@ class TrainingConfig:
         if self.endpoints and self.captions != "llm":
             raise InputError("An endpoint is for the captions llm; give --captions llm too, or leave it out.")
         for endpoint in self.endpoints:
-            place = urlsplit(f"http{endpoint.partition('@http')[2]}")
-            if "@" in place.netloc or place.query:
+            url = f"http{endpoint.partition('@http')[2]}"
+            try:
+                place = urlsplit(url)
+            except ValueError as error:
                 raise InputError(
-                    "The endpoint's URL holds a user, a password or a query, which would be written into the run; give it without, "
+                    f"The endpoint's URL {url} is none ({error}); give one like http://localhost:8000/v1."
+                ) from None
+            if "@" in place.netloc or place.query or place.fragment:
+                raise InputError(
+                    "The endpoint's URL holds a user, a password, a query or a fragment, which would be written into the run; give it without, "
                     "and the key in HEMABALANCE_LLM_KEY."
                 )
-        if len(self.joint_weights) != 4 or not all(0 <= w < math.inf for w in self.joint_weights):
-            raise InputError(f"joint_weights are four numbers of 0 or more; got {self.joint_weights}.")
-        if not any(self.joint_weights):
-            raise InputError("joint_weights are all 0: nothing would be learned; give one of them more.")
-        own: dict[str, Any] = {"text_encoder": SMALL, "captions": "templates", "sentences": None}
-        idle = [name for name, value in own.items() if getattr(self, name) != value]
-        if self.head == CLASS and idle:
+        if len(self.joint_weights) != 4 or not all(0 < w < math.inf for w in self.joint_weights):
             raise InputError(
-                f"{idle[0]} does nothing with the head class, which reads no text; give another --head, or leave it out."
+                f"joint_weights are four numbers above 0, since all four heads answer; got {self.joint_weights}. Take a small "
+                "number for what shall hardly count, or another head."
+            )
+        own: dict[str, Any] = {"text_encoder": SMALL, "captions": "templates", "sentences": None}
+        given = [name for name, value in own.items() if getattr(self, name) != value]
+        if idle := [name for name in given if not self._reads(name)]:
+            raise InputError(
+                f"{idle[0]} does nothing with the head {self.head}, which does not read "
+                f"{'captions' if idle[0] == 'captions' and self.head != CLASS else 'texts'}; give another --head, or leave it out."
             )
         if self.joint_weights != _EVEN and self.head != "joint":
             raise InputError(f"joint_weights are those of the head joint, not {self.head}; leave them out.")
@@ -131,6 +139,19 @@ class TrainingConfig:
             raise InputError(
                 f"Mixed images have no sentence of their own: with the head {self.head} leave out the mixing {self.mixing}."
             )
+
+    def _reads(self, name: str) -> bool:
+        """Whether the head has a use for what the setting `name` gives."""
+        if name == "captions" and self.captions == "measured":
+            return self.head in ("contrastive", "attributes", "joint")  # measured attributes are learned too
+        return (
+            self.head
+            in {
+                "text_encoder": ("text", "contrastive", "joint"),
+                "captions": ("contrastive", "joint"),
+                "sentences": HEADS,
+            }[name]
+        )
 
     def resolved(self) -> TrainingConfig:
         """This configuration with what it leaves to the network's paper, and to the loss, filled in."""

@@ -61,12 +61,15 @@ class Language:
     described: tuple[tuple[str, ...], ...]
     given: tuple[str, ...]
     read: Tensor = field(init=False)  # the captions as the reader gives them, N×M×…
+    text: Tensor = field(init=False)  # their numbers, int64 N×M, equal where the reader gives the same
     read_sentences: Tensor = field(init=False)  # those of the classes, K×V×…
 
     def __post_init__(self) -> None:
         distinct: dict[str, int] = {}  # an encoder reads each text once
         rows = [[distinct.setdefault(text, len(distinct)) for text in texts] for texts in self.captions]
-        object.__setattr__(self, "read", self.reader(list(distinct))[torch.tensor(rows)])
+        read, numbers = self.reader(list(distinct)), torch.tensor(rows)
+        object.__setattr__(self, "read", read[numbers])
+        object.__setattr__(self, "text", read.unique(dim=0, return_inverse=True)[1][numbers])
         flat = [text for texts in self.sentences for text in texts]
         sentences = self.reader(flat).unflatten(0, (len(self.sentences), -1))
         object.__setattr__(self, "read_sentences", sentences)
@@ -193,6 +196,9 @@ def language_of(
     if reword is not None:
         captions = _reworded(captions, values, reword)
     of_class = {label: class_facts(label, given, taught) for label in classes}
+    for facts in {facts for facts in of_class.values() if list(of_class.values()).count(facts) > 1}:
+        alike = [label for label in classes if of_class[label] == facts]
+        note(f"The same is said of {' and '.join(alike)}: by sentences they cannot be told apart.")
     said = [
         json.dumps(completed(value)) if value else of_class[label]
         for value, label in zip(values, labels, strict=True)

@@ -111,9 +111,10 @@ class LanguageObjective(Classification):
             logits = logits.masked_fill(self.absent.to(device), _ABSENT)
             loss = loss + weights.text * self.classified(logits, batch, part, progress)
         if weights.contrastive:
-            t = network.embed_text(self.captions(rows, step).to(device))
-            meaning = self.meaning[rows].to(device)
-            pairs = contrastive_loss(z, t, network.by_sentence.scale, meaning)
+            read, text = self.captions(rows, step)
+            t, meaning = network.embed_text(read.to(device)), self.meaning[rows]
+            same = (meaning[:, None] == meaning[None]) | (text[:, None] == text[None])
+            pairs = contrastive_loss(z, t, network.by_sentence.scale, same.to(device))
             loss = loss + weights.contrastive * share * pairs
         if weights.attributes:
             targets = self.attributes[rows].to(device)
@@ -121,12 +122,14 @@ class LanguageObjective(Classification):
             loss = loss + weights.attributes * share * told
         return loss
 
-    def captions(self, rows: Tensor, step: int) -> Tensor:
-        """One of the captions of each image (int64 B), drawn by the step, as the reader gave them; words forgotten here and there."""
+    def captions(self, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """One of the captions of each image (int64 B), drawn by the step: as the reader gave it, words forgotten here and there;
+        and its number among all texts, int64 B."""
         draw = torch.Generator().manual_seed(derive(self.seed, "step", step, int(rows.sum())))
         read = self.language.read
-        chosen = read[rows, torch.randint(read.shape[1], (len(rows),), generator=draw)]
+        which = torch.randint(read.shape[1], (len(rows),), generator=draw)
+        chosen, text = read[rows, which], self.language.text[rows, which]
         if read.is_floating_point():
-            return chosen
+            return chosen, text
         forgotten = torch.rand(chosen.shape, generator=draw) < _FORGOTTEN
-        return chosen.masked_fill(forgotten & (chosen != PADDING), UNKNOWN_WORD)
+        return chosen.masked_fill(forgotten & (chosen != PADDING), UNKNOWN_WORD), text

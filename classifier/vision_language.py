@@ -166,7 +166,11 @@ def caption_probabilities(similarity: np.ndarray, scale: float, counts: np.ndarr
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found: an image and its similarity to the text, in [−1, 1], or a caption and how likely it is, in [0, 1]."""
+    """What a search found: an image or a caption.
+
+    Of an image its label, its similarity to the text, in [−1, 1], and where attributes were read how likely it has those that
+    the text states; of a caption how likely it is; both in [0, 1].
+    """
 
     name: str
     similarity: float | None = None
@@ -175,17 +179,39 @@ class Found:
 
 
 def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: str, n: int) -> list[Found]:
-    """The `n` images of a split of `data` that are most similar to a text, the most similar first.
+    """The `n` images of a split of `data` that a text means, the first first: those most similar to it.
 
-    Raises InputError as `query` and `prediction.images_for` do.
+    A run that reads attributes ranks by those that the text states, and by similarity where they are equally likely (to a
+    hundredth): similarity alone hardly tells "granules" from "no granules". Raises InputError as `query` and
+    `prediction.images_for` do.
     """
-    wanted = query(run, text)
-    similarity = embed_images(run.model, images_for(run, data, split)) @ wanted
+    wanted, images = query(run, text), images_for(run, data, split)
+    similarity = embed_images(run.model, images) @ wanted
     paths, labels = data.paths(split), data.tables[split]["label"].tolist()
-    return [
-        Found(str(paths[i]), float(similarity[i]), labels[i])
-        for i in np.argsort(-similarity, kind="stable")[:n]
-    ]
+    said = stated_alone(check_text(text)) if run.language.head in READ_ATTRIBUTES else {}
+    if not said:
+        order = np.argsort(-similarity, kind="stable")[:n]
+        return [Found(str(paths[i]), float(similarity[i]), labels[i]) for i in order]
+    of = dict(zip(ATTRIBUTES, attribute_probabilities(run.model, images), strict=True))
+    likely = np.prod([of[name][:, ATTRIBUTES[name].index(value)] for name, value in said.items()], axis=0)
+    order = np.lexsort((-similarity, -likely.round(2)))[:n]
+    return [Found(str(paths[i]), float(similarity[i]), labels[i], float(likely[i])) for i in order]
+
+
+def stated_alone(text: str) -> dict[str, str]:
+    """The attributes of which a text states one value; a note names those of which it states several that exclude each other.
+
+    Raises InputError for a text by which vacuoles, or granules, are there and are not.
+    """
+    found = stated(text)
+    for name in ("cytoplasm_vacuole", "granularity"):
+        if len(found.get(name, ())) > 1:
+            what = "vacuoles" if name == "cytoplasm_vacuole" else "granules"
+            raise InputError(f"By the text '{text}' there are {what} and there are none; say one of both.")
+    several = [f"{name} {' and '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
+    if several:
+        note(f"The text states more than one value, and counts for none of them: {', '.join(several)}.")
+    return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
 
 
 def search_captions(
@@ -276,6 +302,5 @@ def text_scorer(
     """
     opened, text = load_run(run), check_text(text)
     opened.model.to(device)
-    said = {name: next(iter(values)) for name, values in stated(text).items() if len(values) == 1}
     sha256, wanted = file_sha256(Path(run) / WEIGHTS), query(opened, text)
-    return TextScorer(text, opened, sha256, said, to_restain(opened, data), wanted)
+    return TextScorer(text, opened, sha256, stated_alone(text), to_restain(opened, data), wanted)

@@ -18,7 +18,7 @@ from joblib import cpu_count
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from balancer.data.attributes import attribute_indices
+from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices
 from balancer.data.dataset import COLUMNS, FORMAT, SPLITS, fingerprint
 from balancer.data.decode import Crop, decode, image_size, make_square, stated_source, to_8_bits, white_level
 from balancer.data.images import read_prepared_image
@@ -160,7 +160,7 @@ def prepare(
             group_by = tuple(known)
             as_with = " ".join(f"--group-by {column}" for column in known)
             notes.append(f"Images of one {' or '.join(known)} form a group, as with {as_with}.")
-        notes.extend(_outside_vocabulary(source, opened.table))
+        notes.extend(_about_attributes(source, opened.table))
         rows = _with_scale(source, opened.table, um_per_pixel, to_um_per_pixel, notes)
         if resolution is None:
             resolution = _choose_resolution(rows, to_um_per_pixel)
@@ -239,16 +239,26 @@ def prepare(
     )
 
 
-def _outside_vocabulary(source: Path, table: pd.DataFrame) -> list[str]:
-    """What to say where columns that are named like attributes hold something else."""
+def _about_attributes(source: Path, table: pd.DataFrame) -> list[str]:
+    """What to say of columns with attributes: of how many images they are known, and what will not be read as them."""
+    notes = []
+    for column in table.columns.difference(list(ATTRIBUTES)):
+        name = re.sub(r"[\s_-]+", "_", str(column).strip().lower()).replace("color", "colour")
+        if name in ATTRIBUTES:
+            notes.append(f"The column '{column}' is not read as the attribute {name}; rename it to that.")
     try:
-        attribute_indices(table, source)
+        known = (attribute_indices(table, source) != UNKNOWN).any(axis=1)
     except InputError as error:
         return [
+            *notes,
             f"{error} The column is kept as it is; `classifier train --head` and `balancer train --condition attributes` will "
-            "not read it."
+            "not read it.",
         ]
-    return []
+    if known.any():
+        without = sorted(set(table["label"]) - set(table.loc[known, "label"]))
+        of_none = f", of no {' and no '.join(without)}" if without else ""
+        notes.append(f"Attributes are known of {known.sum():,} of {len(table):,} images{of_none}.")
+    return notes
 
 
 def _check_options(

@@ -154,13 +154,12 @@ class VisionLanguage(nn.Module):
         return self
 
 
-def contrastive_loss(z: Tensor, t: Tensor, scale: Tensor, meaning: Tensor) -> Tensor:
+def contrastive_loss(z: Tensor, t: Tensor, scale: Tensor, same: Tensor) -> Tensor:
     """Symmetric cross-entropy of images and captions, both float B×E of unit length; a scalar.
 
-    As CLIP (Radford et al. 2021, arXiv 2103.00020), but captions of equal `meaning` (int64 B) are no negatives of each other:
+    As CLIP (Radford et al. 2021, arXiv 2103.00020), but captions that are the `same` (bool B×B) are no negatives of each other:
     they share the target evenly (as in UniCL, Yang et al. 2022, arXiv 2204.03610).
     """
     logits = scale * z @ t.T
-    same = (meaning[:, None] == meaning[None]).float()
     target = same / same.sum(dim=1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

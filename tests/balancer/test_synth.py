@@ -236,7 +236,12 @@ def test_what_may_help_depends_on_what_was_wrong(setting, monkeypatch):
     assert "larger --n" in sentence and "train" not in sentence
     generator.images["a"] = generator.images["b"]
     (sentence,) = run(overwrite=True).advice
-    assert f"--init {generator.path} --kimg" in sentence
+    assert f"--init {generator.path} --kimg 20`" in sentence
+    generator.info["attributes"] = {}
+    data = PreparedDataset.load(generator.data["path"])
+    (again,) = synth._advice(generator, data, run(overwrite=True).judgements)
+    del generator.info["attributes"]
+    assert f"--init {generator.path} --kimg 20 --condition attributes`" in again
     monkeypatch.setattr(synth, "_is_builtin", lambda generator: True)
     monkeypatch.setattr(synth, "_check_fit", lambda *args: None)
     (sentence,) = run(overwrite=True).advice

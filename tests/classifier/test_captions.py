@@ -252,7 +252,8 @@ def test_a_class_of_which_nothing_is_known_needs_a_sentence() -> None:
 
 
 def test_sentences_are_read_from_json_and_csv(tmp_path: Path) -> None:
-    (tmp_path / "s.json").write_text(json.dumps({"a": "One cell.", "b": ["Two  cells.", "Three cells."]}))
+    own = {"a": "One cell.", "b": ["Two  cells.", "Three cells."]}
+    (tmp_path / "s.json").write_text(json.dumps(own), encoding="utf-8-sig")  # as some editors write it
     (tmp_path / "s.csv").write_text('label,sentence\nb,Two cells.\nNA,"One, and more."\nb,Three cells.\n')
     assert read_sentences(tmp_path / "s.json") == {"a": ("One cell.",), "b": ("Two cells.", "Three cells.")}
     assert read_sentences(tmp_path / "s.csv") == {
@@ -268,6 +269,8 @@ def test_sentences_are_read_from_json_and_csv(tmp_path: Path) -> None:
         ("s.json", '["a"]', "no JSON object"),
         ("s.json", "{}", "no sentence"),
         ("s.json", '{"a": 3}', "class 'a'"),
+        ("s.json", '{"a": "A cell.", "b": "B.", "a": "Another."}', "'a' 2 times"),
+        ("s.json", '{"a": "A\u200b cell."}', "cannot be seen"),
         ("s.json", '{"a": []}', "class 'a'"),
         ("s.json", '{"a": "  "}', "class 'a'.*empty"),
         ("s.json", '{"a": "большая клетка"}', "class 'a'.*Latin"),

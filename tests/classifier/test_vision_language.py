@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +189,7 @@ def test_parts_of_a_batch_sum_up_to_the_batch_for_all_but_pairs(data: PreparedDa
     said = language(data)
     from classifier import training
 
-    config = settings("joint", joint_weights=(1.0, 1.0, 0.0, 1.0)).resolved()
+    config = settings("joint", joint_weights=(1.0, 1.0, 1e-9, 1.0)).resolved()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = training.build(config, 3, 32, training.Transform(), said).eval()
@@ -200,7 +201,7 @@ def test_parts_of_a_batch_sum_up_to_the_batch_for_all_but_pairs(data: PreparedDa
     halves = objective(model, batch, slice(0, 4), 0, 0.0) + objective(model, batch, slice(4, 8), 0, 0.0)
     assert torch.allclose(whole, halves, atol=1e-5)
     only = []
-    for weights in ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)):
+    for weights in ((1.0, 1e-9, 1e-9, 1e-9), (1e-9, 1.0, 1e-9, 1e-9), (1e-9, 1e-9, 1e-9, 1.0)):
         one = LanguageObjective(CrossEntropy(np.ones(3)), said, replace(config, joint_weights=weights))
         only.append(one(model, batch, slice(0, 8), 0, 0.0).item())
     assert whole.item() == pytest.approx(sum(only), abs=1e-4)
@@ -229,10 +230,9 @@ def test_words_are_forgotten_at_random_and_the_same_way_again(data: PreparedData
     said = language(data)
     objective = LanguageObjective(CrossEntropy(np.ones(3)), said, settings("joint"))
     rows = torch.arange(50)
-    tokens = objective.captions(rows, 3)
-    assert torch.equal(tokens, objective.captions(rows, 3)) and not torch.equal(
-        tokens, objective.captions(rows, 4)
-    )
+    tokens, _ = objective.captions(rows, 3)
+    assert torch.equal(tokens, objective.captions(rows, 3)[0])
+    assert not torch.equal(tokens, objective.captions(rows, 4)[0])
     share = (tokens == UNKNOWN_WORD).sum() / (tokens != 0).sum()
     assert 0.05 < share < 0.15
 
@@ -319,10 +319,11 @@ def test_a_class_of_which_no_attribute_was_learned_is_not_described(
 
 def test_a_text_finds_images_and_an_image_finds_captions(run: Path, data: PreparedDataset) -> None:
     opened = load_run(run)
-    found = search_images(opened, "a cell with round red granules", data, "test", 5)
+    found = search_images(opened, "a blood cell", data, "test", 5)
     assert len(found) == 5 and [f.similarity for f in found] == sorted(
         (f.similarity for f in found), reverse=True
     )
+    found = search_images(opened, "a cell with round red granules", data, "test", 5)
     assert sum(f.label == "eosinophil" for f in found) >= 4
     image = data.paths("test")[data.tables["test"]["label"].tolist().index("eosinophil")]
     captions = search_captions(opened, image, data, "test", 3)
@@ -447,6 +448,55 @@ def test_what_is_said_alike_of_two_classes_is_one_meaning() -> None:
     ]
 
 
+def test_a_caption_is_no_negative_of_itself_whosever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("classifier.language.note", notes.append)
+    table = pd.DataFrame({"label": ["a", "b", "a", "b"]})
+    given = {"a": ["A small cell.", "Blue."], "b": ["a small cell", "Red."]}
+    said = language_of(table, ("a", "b"), "x.csv", "small", given)
+    assert notes == [] and said.meaning.tolist() == [0, 1, 0, 1]
+    same = said.text.unsqueeze(0) == said.text.unsqueeze(1)  # by image, image and caption
+    equal = [[[x.lower().strip(".") == y.lower().strip(".") for x, y in zip(a, b, strict=True)]
+              for a in said.captions] for b in said.captions]  # fmt: skip
+    assert same.tolist() == equal and said.text[0, 0] == said.text[1, 1] != said.text[0, 1]
+    language_of(table, ("a", "b"), "x.csv", "small", {"a": ["A cell."], "b": ["A cell."]})
+    assert len(notes) == 1 and "The same is said of a and b" in notes[0]
+
+
+def test_a_search_looks_for_what_the_text_states(
+    run: Path, data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, table = load_run(run), data.tables["test"]
+    has = dict(zip(map(str, data.paths("test")), table["granularity"], strict=True))
+    for text, value in (("cell with granules", "yes"), ("cell without granules", "no")):
+        found = search_images(opened, text, data, "test", 10)
+        assert np.mean([has[one.name] == value for one in found]) > 0.7
+        likely = [one.probability for one in found]
+        assert all(p is not None and 0 <= p <= 1 for p in likely)
+        assert all(a >= b - 0.01 for a, b in pairwise(likely))  # type: ignore[operator]
+    found = search_images(opened, "a blood cell", data, "test", 10)
+    assert all(one.probability is None for one in found)
+    notes: list[str] = []
+    monkeypatch.setattr(vision_language, "note", notes.append)
+    assert vision_language.stated_alone("a large small cell with a round nucleus") == {
+        "nucleus_shape": "unsegmented-round"
+    }
+    assert len(notes) == 1 and "cell_size big and small" in notes[0]
+    with pytest.raises(InputError, match="there are granules and there are none"):
+        search_images(opened, "cell with no granules but with red granules", data, "test", 3)
+
+
+def test_an_attribute_of_impossible_temperature_is_a_damaged_file(run: Path, tmp_path: Path) -> None:
+    tensors = safetensors.torch.load_file(run / WEIGHTS)
+    with safetensors.safe_open(run / WEIGHTS, framework="pt") as file:
+        about = file.metadata()
+    for value in (0.0, -1.0):
+        tensors["attribute_temperature"][3] = value
+        safetensors.torch.save_file(tensors, tmp_path / WEIGHTS, about)
+        with pytest.raises(InputError, match="temperature of an attribute"):
+            load_run(tmp_path)
+
+
 def test_a_text_that_is_longer_than_is_read_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     monkeypatch.setattr(vision_language, "note", notes.append)
@@ -499,14 +549,25 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ({"head": "text", "joint_weights": (2.0, 1.0, 1.0, 1.0)}, "those of the head joint, not text"),
         (
             {"head": "text", "captions": "llm", "endpoints": ("m@http://u:p@host/v1",)},
-            "a user, a password or a query",
+            "a user, a password, a query or a fragment",
         ),
         (
             {"head": "text", "captions": "llm", "endpoints": ("m@https://host/v1?key=1",)},
-            "a user, a password or a query",
+            "a user, a password, a query or a fragment",
         ),
+        ({"captions": "llm", "endpoints": ("m@http://h/v1#key=x",), "head": "joint"}, "or a fragment"),
+        ({"captions": "llm", "endpoints": ("m@http://[::1/v1",), "head": "joint"}, "Invalid IPv6 URL"),
         ({"endpoints": ("m@http://localhost",)}, "give --captions llm too"),
-        ({"head": "joint", "joint_weights": (0.0, 0.0, 0.0, 0.0)}, "nothing would be learned"),
+        ({"head": "joint", "joint_weights": (1.0, 1.0, 1.0, 0.0)}, "four numbers above 0"),
+        (
+            {"head": "attributes", "captions": "llm", "endpoints": ("m@http://localhost/v1",)},
+            "captions does nothing with the head attributes",
+        ),
+        ({"head": "text", "captions": "measured"}, "captions does nothing with the head text"),
+        (
+            {"head": "attributes", "text_encoder": "minilm"},
+            "text_encoder does nothing with the head attributes",
+        ),
         ({"head": "joint", "joint_weights": (-1.0, 1.0, 1.0, 1.0)}, "four numbers"),
         ({"head": "text", "text_encoder": "minilmm"}, "Did you mean 'minilm'"),
     ):

@@ -204,6 +204,22 @@ def test_attributes_outside_the_vocabulary_are_told(source: Path, tmp_path: Path
         assert sum("vocabulary" in n and "did you mean 'big'" in n.lower() for n in notes) == told
 
 
+def test_of_how_many_images_attributes_are_known_is_told(source: Path, tmp_path: Path) -> None:
+    files = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*.png"))]
+    table = pd.DataFrame({"file_name": files, "label": [name.split("/")[0] for name in files]})
+    first = table["label"] == table["label"].iloc[0]
+    table["cell_size"] = np.where(first, "big", "")
+    table["Cytoplasm Color"] = "blue"
+    table.to_csv(source / "metadata.csv", index=False)
+    notes = prepare(source, tmp_path / "out").notes
+    others = " and no ".join(sorted(set(table["label"][~first])))
+    assert f"Attributes are known of {first.sum()} of {len(table)} images, of no {others}." in notes
+    assert (
+        "The column 'Cytoplasm Color' is not read as the attribute cytoplasm_colour; rename it to that."
+        in notes
+    )
+
+
 def test_jsonl_zip_and_missing_files(source: Path, tmp_path: Path) -> None:
     lines = [
         {"file_name": p.relative_to(source).as_posix(), "label": p.parent.name, "n": i}

@@ -96,25 +96,25 @@ def test_contrastive_loss_is_clips_where_all_captions_differ() -> None:
     generator = torch.Generator().manual_seed(0)
     z, t = (F.normalize(torch.randn(5, 7, generator=generator), dim=1) for _ in range(2))
     s = torch.tensor(3.0)
-    pairs = torch.arange(5)
+    pairs, same = torch.arange(5), torch.eye(5, dtype=torch.bool)
     clip = (F.cross_entropy(s * z @ t.T, pairs) + F.cross_entropy(s * t @ z.T, pairs)) / 2
-    assert torch.allclose(contrastive_loss(z, t, s, pairs), clip)
+    assert torch.allclose(contrastive_loss(z, t, s, same), clip)
 
 
 def test_equal_captions_are_no_negatives_of_each_other() -> None:
     # Two images with one caption, a third with another: perfect embeddings have the loss of the entropy that is left.
     t = F.one_hot(torch.tensor([0, 0, 1]), 4).float()
-    meaning = torch.tensor([7, 7, 9])
+    same = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
     s = torch.tensor(100.0)
-    assert contrastive_loss(t, t, s, meaning) == pytest.approx(
+    assert contrastive_loss(t, t, s, same) == pytest.approx(
         2 / 3 * float(torch.log(torch.tensor(2.0))), abs=1e-4
     )
-    worse = contrastive_loss(t, t, s, torch.arange(3))
+    worse = contrastive_loss(t, t, s, torch.eye(3, dtype=torch.bool))
     assert torch.allclose(
-        worse, contrastive_loss(t, t, s, meaning), atol=1e-4
+        worse, contrastive_loss(t, t, s, same), atol=1e-4
     )  # equal logits: no sample tells them apart
     z = t.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(contrastive_loss(z, t, torch.tensor(1.0), meaning), z)
+    (gradient,) = torch.autograd.grad(contrastive_loss(z, t, torch.tensor(1.0), same), z)
     assert torch.allclose(
         gradient[0], gradient[1], atol=1e-6
     )  # neither of the two is pushed from the other's caption

@@ -744,6 +744,9 @@ def describe_images(paths: tuple[str, ...], run: Path | None, um_per_pixel: floa
             continue
         click.echo(_prediction(line))
         click.echo(f"  Seen: {line['sentence']}")
+        if line["attributes"]:
+            read = (f"{name.replace('_', ' ')} {said['value']} ({said['confidence']:.2f})" for name, said in line["attributes"].items())
+            click.echo(f"  Attributes: {', '.join(read)}")
         if line["known"]:
             click.echo(f"  Known of {line['predicted']}, not seen: {line['known']}")
 

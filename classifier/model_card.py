@@ -9,7 +9,7 @@ import numpy as np
 
 from balancer.data import PreparedDataset
 from balancer.pages import templates
-from classifier.training import ENOUGH_TO_SELECT
+from classifier.training import ENOUGH_TO_SELECT, selects
 
 ROUGH_BELOW = 100  # validation images, by which a temperature and the 0.99 quantile of unlikeness are rough
 FEW = 30  # test images of a class, below which its figures are rough
@@ -44,7 +44,7 @@ def model_card(
         few=FEW,
         calibrated_on=sum(data.counts("validation").values()),
         rough_below=ROUGH_BELOW,
-        selected=min(data.counts("validation").values()) >= ENOUGH_TO_SELECT,
+        selected=selects(config["training"]["head"], data.counts("validation").values()),
         enough=ENOUGH_TO_SELECT,
         most_confused=_most_confused(evaluation["confusion"]),
         patients=any("patient_id" in table for table in data.tables.values()),

@@ -37,7 +37,7 @@ from classifier.reliability import Answers, Reliability, answers
 from classifier.transforms import Images, Prepared, say_what_is_left
 
 COVERAGE = 0.9  # at which an evaluation says what the conformal sets hold
-_BATCH = 64
+_BATCH, _EXPLAINED = 64, 4  # images at a time, and where each gets a picture, which takes long
 _SMALLEST = 8  # px, the shorter side below which a file shows no cell
 
 
@@ -83,10 +83,11 @@ def predict_files(
             pictures = _Pictures(
                 stack.enter_context(new_directory(explain, None, "folder for --explain")), explain
             )
-        for start in range(0, len(paths), _BATCH):
+        size = _BATCH if pictures is None else _EXPLAINED
+        for start in range(0, len(paths), size):
             batch: list[Path] = []
             images: list[np.ndarray] = []
-            for path in paths[start : start + _BATCH]:
+            for path in paths[start : start + size]:
                 try:
                     images.append(read_image(Path(path)))
                     batch.append(path)

@@ -22,6 +22,7 @@ from balancer.generators.processes import processes
 from balancer.progress import note
 from classifier.arms import Arm
 from classifier.attributes import calibrate_attributes, evaluate_attributes
+from classifier.calibration import UNSEEN_SHARE
 from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, ClassifierRun, load_run, save_weights
 from classifier.config import TrainingConfig
 from classifier.language import Language, known_attributes, language_for
@@ -117,13 +118,19 @@ def _train(
 ) -> None:
     group = processes()
     arm = Arm("All there is to train on.", adds="synthetic")
+    rows = arm.rows(data, synthetic)
     language = language_for(
         config,
-        arm.rows(data, synthetic),
+        rows,
         lambda: arm.train_split(data, synthetic)[0],
         data.classes,
         data.root,
     )
+    for label in sorted(set(data.classes) - set(rows["label"])):
+        how = f"which the head {config.head} will never answer"
+        if config.head in ("text", "contrastive"):
+            how = f"which is known by its sentences alone: {UNSEEN_SHARE:.0%} of the images of other classes will be given to it"
+        note(f"No train image is of {label}, {how}.")
     state = StateFile(out, _training_of(data, synthetic, config, language), overwrite, resume)
     if resume and (out / WEIGHTS).is_file():
         state.check_begun(_trained_with(load_run(out), data))

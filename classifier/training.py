@@ -88,7 +88,7 @@ def fit(
     objective = Classification(LOSSES[config.loss](counts))
     if language is not None:
         objective = LanguageObjective(objective.criterion, language, config)
-    select = np.bincount(validation_labels, minlength=classes).min() >= ENOUGH_TO_SELECT
+    select = selects(config.head, np.bincount(validation_labels, minlength=classes))
     evaluate_at = {math.ceil(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
 
     with torch.random.fork_rng():
@@ -129,6 +129,14 @@ def fit(
         if len(of_seen) > 1:
             let_unseen_in(model, train, validation, of_seen, language.present)
     return Fitted(model, training.history, training.best_step, predict_probabilities(model, validation))
+
+
+def selects(head: str, validation_counts: Iterable[int]) -> bool:
+    """Whether the weights of the best validation macro-F1 are kept, and not those after the last step.
+
+    Of fewer than 10 images of a class a macro-F1 says too little; with the head `attributes` it is not what is learned.
+    """
+    return head != "attributes" and min(validation_counts) >= ENOUGH_TO_SELECT
 
 
 def check_footing(

@@ -273,7 +273,10 @@ def _check_options(
         raise InputError(f"A resolution of {resolution} is out of range; give {_LEAST} to {_MOST} pixels.")
     for label, limit in limits.items():
         if limit < 1:
-            raise InputError(f"--limit {label}={limit} would leave no image to train on; give 1 or more.")
+            raise InputError(
+                f"--limit {label}={limit} would leave no image to train on; give 1 or more, or for a class "
+                "that is to be known by sentences alone a column split and --keep-splits."
+            )
     if long_tail is not None and not 1 < long_tail < float("inf"):
         raise InputError(
             f"--long-tail {long_tail:g} is no imbalance ratio; give a number above 1, such as 100."

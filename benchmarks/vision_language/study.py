@@ -75,6 +75,8 @@ class Training:
     def key(self) -> str:
         """SHA-256 (hex, 16 digits) over all that the training depends on."""
         asked = {"asked": "controls too"} if self.stage in ("zero-shot", "retrieval") else {}
+        if self.config.head == "attributes":
+            asked = {"kept": "the last step"}
         of = {"resolution": self.resolution, "left_out": self.left_out, "share": self.share}
         return key_of(self.config, **of, **asked)
 
@@ -231,7 +233,7 @@ def _predictions(
         {
             "test": test,
             "what": what,
-            "group": table["group"].astype(str).to_numpy(),
+            "group": [Path(group).name for group in table["group"].astype(str)],
             "label": labels.astype(np.int16),
             "predicted": p.argmax(1).astype(np.int16),
             "confidence": p.max(1).astype(np.float32),

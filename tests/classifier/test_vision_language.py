@@ -391,6 +391,25 @@ def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: Pre
     assert told_apart("eosinophil") > max(0.7, *(area + 0.1 for area in wrong))
 
 
+@pytest.mark.parametrize(
+    ("head", "words"), [("text", "known by its sentences alone"), ("joint", "never answer")]
+)
+def test_a_run_tells_of_a_class_without_an_image(
+    head: str, words: str, data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("classifier.runs.note", notes.append)
+    train = data.tables["train"]
+    rest = train[train["label"] != "eosinophil"].reset_index(drop=True)
+    without = replace(data, tables=data.tables | {"train": rest})
+    run = train_run(without, [], settings(head, arch="cnn11", steps=2, sampling="balanced"), tmp_path / "run")
+    assert len(notes) == 1 and "No train image is of eosinophil" in notes[0] and words in notes[0]
+    card = (run / "MODEL_CARD.md").read_text()
+    assert (
+        "No image of eosinophil was in train" in card and words[:12] in card and "of CLL was in" not in card
+    )
+
+
 def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedDataset) -> None:
     scorer = text_scorer(run, "a small cell without granules, with little cytoplasm", data)
     assert scorer.attributes["cell_size"] == "small" and scorer.attributes["granularity"] == "no"

@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from balancer.data import PreparedDataset, SyntheticSet, data_of, find_runs, newest_generator
-from balancer.data.attributes import check_attributes, check_consistent, completed
+from balancer.data.attributes import attribute_values, check_attributes, check_consistent, completed
 from balancer.data.dataset import FORMAT, read_table
 from balancer.data.seen import Seen
 from balancer.errors import InputError, unknown_name
@@ -601,6 +601,10 @@ def _rows(
     if not good and not allow_unverified:
         why = f"{_WHOLE_CLASS}{judgement.verdict}: {judgement.reasons[0]}"
         table["reason"] = table["reason"].fillna(why)
+    told = {}
+    if generator.combinations is not None:
+        drawn = generator.combinations.draw(wish.attributes, [seeds[i] for i in table["index"]], label)
+        told["told"] = [",".join(f"{k}={v}" for k, v in attribute_values(row).items()) for row in drawn]
     names = [f"{label}/{generator.sha256[:8]}_{seeds[i]:010d}.png" for i in table["index"]]
     head = pd.DataFrame(
         {
@@ -615,7 +619,8 @@ def _rows(
             "verdict": judgement.verdict,
             "unverified": not good,
             "split": np.where(table["reason"].isna(), "train", "rejected"),
-        },
+        }
+        | told,
         index=table.index,
     )
     return pd.concat([head, table], axis=1)
@@ -642,6 +647,7 @@ def _write_images(
         text.add_text("source", "synthetic")
         text.add_text("Software", "hemabalance")
         provenance = {key: row[key] for key in ("label", "seed", "truncation", "verdict")}
+        provenance |= {"told": row["told"]} if "told" in row else {}
         provenance |= {"generator": _origin(generator), "data": generator.data}
         provenance |= wish.to_json(row["label"])
         if "text_similarity" in row:

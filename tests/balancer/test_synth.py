@@ -20,6 +20,7 @@ import balancer.synth as synth
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
 from balancer.files import read_json, write_json
+from balancer.generators.combinations import Combinations
 from balancer.quality.backbones import FeatureFile
 from balancer.quality.folders import judge_folders
 from cli import balancer
@@ -58,6 +59,7 @@ class Replaying:
     sha256: str = "f" * 64
     resolution: int = 32
     info: dict = field(default_factory=lambda: {"known": ["a", "b"], "generator": "replaying", "kimg": 0})
+    combinations: Combinations | None = None
 
     def generate(self, label, seeds, truncation):
         chosen = [self.images[label][seed % len(self.images[label])] for seed in seeds]
@@ -379,7 +381,9 @@ def test_images_treated_otherwise_are_not_mixed(setting):
 def told(setting, monkeypatch):
     """The same setting with a generator that is told attributes."""
     generator, run = setting
-    other = Told(**vars(generator) | {"info": generator.info | {"attributes": {}}})
+    train = pd.DataFrame({"label": ["a", "a", "b"], "cell_shape": ["round", "irregular", "round"]})
+    of = {"info": generator.info | {"attributes": {}}, "combinations": Combinations.of(train, "train")}
+    other = Told(**vars(generator) | of)
     monkeypatch.setattr(synth, "load_generator", lambda run, device: other)
     return other, run
 
@@ -466,8 +470,18 @@ def test_attributes_of_the_text_are_asked_of_a_generator_that_is_told_them(told)
     wanted = {"cell_size": "big", "cytoplasm_vacuole": "yes"} | no_granules
     assert generator.asked and all(asked == (wanted, "a") for asked in generator.asked)
     assert read_json(result.out / "dataset.json")["synthesis"]["a"]["attributes"] == wanted
-    with Image.open(next((result.out / "train/a").iterdir())) as image:
-        assert json.loads(image.text["hemabalance"])["attributes"] == wanted
+    # What was not asked for was drawn, and stands beside each image.
+    table = SyntheticSet.load(result.out).table
+    asked_for = {f"{name}={value}" for name, value in wanted.items()}
+    shapes = [set(told.split(",")) - asked_for for told in table["told"]]
+    assert {frozenset(shape) for shape in shapes} == {
+        frozenset({"cell_shape=round"}),
+        frozenset({"cell_shape=irregular"}),
+    }
+    path, said = result.out / "train" / table["file_name"].iloc[0], table["told"].iloc[0]
+    with Image.open(path) as image:
+        provenance = json.loads(image.text["hemabalance"])
+    assert provenance["attributes"] == wanted and provenance["told"] == said
     with pytest.raises(InputError, match="The text states cell_size=big, and --attributes cell_size=small"):
         run(labels=("b",), scorer=scorer, attributes={"cell_size": "small"})
     with pytest.raises(InputError, match="granule_colour=red, granularity=no contradict"):

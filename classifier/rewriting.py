@@ -287,13 +287,13 @@ def _plain(answer: str) -> str:
 
 def _objection(text: str, caption: str, facts: Mapping[str, str]) -> str | None:
     """Why a sentence may not stand for a caption, None where it may."""
+    lines = text.count("\n") + 1
     try:
-        one = "\n" not in text and check_text(text)
+        text = check_text(text)
     except InputError:
-        one = False
-    if not one or not _MARKS.fullmatch(text) or _TALK.search(text):
+        lines = 0
+    if lines != 1 or not _MARKS.fullmatch(text) or _TALK.search(text):
         return "no plain sentences"
-    text = one
     if text == caption:
         return "the caption itself"
     if not _SHORTEST * len(caption) <= len(text) <= _LONGEST * len(caption):

@@ -99,15 +99,17 @@ def trainings(stage: str) -> Iterator[Training]:
                     text_encoder=encoder,
                 )  # fmt: skip
     elif stage == "attributes":
-        for head in ("attributes", "joint"):
-            yield from made(head, resolution=128, arch="resnet18", steps=1500, head=head)
+        # By the images as they are: balanced over the classes it came to 0.002 less in accuracy on the half that is chosen by.
+        yield from made(
+            "attributes", resolution=128, arch="resnet18", steps=1500, head="attributes", sampling="natural"
+        )
     elif stage == "retrieval":
         for head in ("contrastive", "joint"):
             yield from made(head, arch="convnextv2", steps=1000, head=head)
     elif stage == "language":
-        for arch in ("resnet18", "convnextv2", "hybrid"):
-            for share, steps in ((0.01, 200), (0.1, 400), (1.0, 800)):
-                for sampling in ("natural", "balanced") if arch == "convnextv2" else ("balanced",):
+        for arch, samplings in (("resnet18", ("balanced",)), ("convnextv2", ("natural", "balanced"))):
+            for share, steps in ((0.01, 150), (0.1, 250), (1.0, 400)):
+                for sampling in samplings:
                     for head in (CLASS, "text", "joint"):
                         name = f"{arch}, {head}, {sampling}"
                         yield from made(

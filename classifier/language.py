@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +117,14 @@ def language_for(
                 f"{nothing}, so that the head attributes has nothing to learn; take --captions measured, or another --head."
             )
         note(f"{nothing}: the head joint learns classes and sentences alone.")
-    return language_of(rows, classes, where, config.text_encoder, given, taught, asked)
+    made = language_of(rows, classes, where, config.text_encoder, given, taught, asked)
+    if config.head in ("text", "contrastive"):
+        of = {label: class_facts(label, given, taught) for label in classes}
+        for facts, n in Counter(of.values()).items():
+            if n > 1:
+                alike = " and ".join(label for label in classes if of[label] == facts)
+                note(f"The same is said of {alike}: by sentences they cannot be told apart.")
+    return made
 
 
 def _own_sentences(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -196,9 +204,6 @@ def language_of(
     if reword is not None:
         captions = _reworded(captions, values, reword)
     of_class = {label: class_facts(label, given, taught) for label in classes}
-    for facts in {facts for facts in of_class.values() if list(of_class.values()).count(facts) > 1}:
-        alike = [label for label in classes if of_class[label] == facts]
-        note(f"The same is said of {' and '.join(alike)}: by sentences they cannot be told apart.")
     said = [
         json.dumps(completed(value)) if value else of_class[label]
         for value, label in zip(values, labels, strict=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from balancer.data import PreparedDataset
 from balancer.pages import templates
+from classifier.calibration import UNSEEN_SHARE
 from classifier.training import ENOUGH_TO_SELECT, selects
 
 ROUGH_BELOW = 100  # validation images, by which a temperature and the 0.99 quantile of unlikeness are rough
@@ -46,6 +47,7 @@ def model_card(
         rough_below=ROUGH_BELOW,
         selected=selects(config["training"]["head"], data.counts("validation").values()),
         enough=ENOUGH_TO_SELECT,
+        unseen_share=UNSEEN_SHARE,
         most_confused=_most_confused(evaluation["confusion"]),
         patients=any("patient_id" in table for table in data.tables.values()),
     )

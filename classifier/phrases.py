@@ -105,7 +105,7 @@ _UNDERSTOOD: dict[tuple[str, str, str], str] = {
         _NUCLEUS,
         "nucleus_shape",
         "unsegmented-band",
-    ): "band, a band, a curved band, ribbon like, rod shaped, curved, horseshoe",
+    ): "band, ribbon like, rod shaped, curved, horseshoe",
     (_CELL, "nucleus_shape", "unsegmented-band"): "band",
     (_ANY, "nucleus_shape", "segmented-bilobed"): (
         "bilobed, bi lobed, bilobate, two lobed, 2 lobed, two lobes, 2 lobes, bisegmented, two segments, "
@@ -240,12 +240,12 @@ _CONNECTIVES = (
 # Adjectives and adverbs that say nothing of a cell by themselves, and what may stand between others.
 _NEUTRAL = (
     "visible, discernible, some, blood, cytoplasmic, nuclear, yet, any, own, stained, staining, coloured, colored, shaped, both, "
-    "sign of, signs of, trace of, traces of, evidence of"
+    "evidence of"
 )
 # What makes a statement weaker, stronger or one of two.
 _DEGREES = (
     "very, rather, quite, fairly, mostly, relatively, somewhat, slightly, markedly, clearly, clear cut, deeply, evenly, distinct, "
-    "obvious, noticeable, prominent, conspicuous, generally, overall"
+    "obvious, noticeable, prominent, conspicuous, generally, overall, sign of, signs of, trace of, traces of"
 )
 _HEDGES = "seems, seem"
 _CONDITIONS = "than, when, if, unless, may, can, could"
@@ -431,7 +431,7 @@ def unsaid(text: str) -> set[str]:
         for item in items
         if item.outside or item.plural or item.kind == "unknown" or item.text == _OTHER
     }
-    pieces |= _loose(items) | _repeated(items)
+    pieces |= _loose(items) | _repeated(items) | _alternatives(items) | _misplaced(items)
     for i, item in enumerate(items):  # "as small as", but for "as well as"
         if item.text == "as" and "as" in [other.text for other in items[i + 2 : i + 4]]:
             pieces |= {"as"} if items[i + 1].text != "well" else set()
@@ -456,6 +456,8 @@ def unsaid(text: str) -> set[str]:
 
 def _of_nucleus(items: list[_Item], i: int) -> bool:
     """Whether the granules or vacuoles named at `i` are said to be of the nucleus, in it or had by it, or around something."""
+    if i and items[i - 1].text == "nuclear":
+        return True
     k = i + 1
     while k < len(items) and items[k].kind not in ("stop", "comma", "and", "or", "noun"):
         if items[k].text in ("with", "while", "whose", "but"):
@@ -518,6 +520,41 @@ def _denied_noun(items: list[_Item], i: int) -> int | None:
         if k >= 0 and items[k].kind == "noun" and items[k].text in (_VACUOLE, _GRANULE):
             return k
     return None
+
+
+def _alternatives(items: list[_Item]) -> set[str]:
+    """ "or", where it does not join what is said not to be there ("no vacuoles or granules")."""
+    for i, item in enumerate(items):
+        if item.kind == "or":
+            k = i - 1
+            while k >= 0 and items[k].kind not in ("negator", "stop", "comma"):
+                k -= 1
+            if k < 0 or items[k].kind != "negator" or _denied_noun(items, k) is None:
+                return {"or"}
+    return set()
+
+
+def _misplaced(items: list[_Item]) -> set[str]:
+    """Exceptions ("no granules but in the nucleus"), and other things than chromatin that are said to lie in the nucleus."""
+    found = set()
+    for i, item in enumerate(items):
+        if item.text == "but":
+            rest = items[
+                i + 1 : next((k for k in range(i, len(items)) if items[k].kind == "stop"), len(items))
+            ]
+            if not any(one.kind == "negator" or one.text in (_VACUOLE, _GRANULE) for one in rest):
+                found.add("but")
+        if (item.kind, item.text) == ("noun", _NUCLEUS):
+            k = i - 1
+            while k >= 0 and (
+                items[k].kind in ("word", "neutral", "article") or items[k].text in ("the", "its")
+            ):
+                k -= 1
+            if k >= 1 and items[k].text in ("in", "within", "inside"):
+                before = [one.text for one in items[:k] if one.kind == "noun" or one.kind == "stop"]
+                if before and before[-1] in (_CELL, _CYTOPLASM):
+                    found.add(items[k].text)
+    return found
 
 
 def _repeated(items: list[_Item]) -> set[str]:
@@ -654,7 +691,10 @@ def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
         before = k - 1
         while before >= 0 and items[before].kind in ("neutral", "copula", "having", "connective", "article"):
             before -= 1
-        if items[k].text in _LITTLE or (before >= 0 and items[before].kind == "negator"):
+        part = (
+            items[k].text.startswith("none of") and noun + 1 < len(items) and items[noun + 1].kind == "copula"
+        )
+        if items[k].text in _LITTLE or part or (before >= 0 and items[before].kind == "negator"):
             return None
         return False if first is None else None
     k = noun + 1

@@ -6,19 +6,23 @@ kept in a file, so that none is asked for twice.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
 import queue
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
@@ -45,7 +49,7 @@ _PATIENCE = 20  # times that an endpoint may ask to wait, for a caption
 _LONGEST_WAIT = 60.0  # seconds
 _MOST_BYTES = 2**20  # of an answer
 _REASONS = 3  # that a note gives
-_WORD = re.compile(r"[^\W\d_]+")
+_SECRET = 8  # characters of a key from which it is one
 _SHORTEST, _LONGEST = 0.4, 2.5  # a new sentence, in lengths of the caption
 
 # Names of classes and diseases, and of what is more than "a blood cell".
@@ -57,7 +61,7 @@ _NAMES = re.compile(
 )
 # What is no description: markup, and talk about the task.
 _TALK = re.compile(
-    r"^here is\b|\b(rewrit\w*|rephras\w*|description|caption|sure|certainly|sorry|as an ai)\b",
+    r"^here(?:['’]s| is)\b|\b(rewrit\w*|rephras\w*|description|caption|sure|certainly|sorry|as an ai)\b",
     re.I,
 )
 
@@ -86,7 +90,6 @@ _PLAIN = frozenset(
         "under",
         "microscope",
         "shown",
-        "seen",
         "here",
         "well",
         "whole",
@@ -204,10 +207,13 @@ def rewrite(
             for model in models:
                 model.stop.set()
             pool.shutdown(cancel_futures=True)
-        if not any(
-            _key(model.endpoint.model, caption) in answers
+        asked = [
+            (caption, turn)
             for caption, _, turn in work.values()
-            for model in turn
+            if _key(_names(turn), caption) not in answers
+        ]
+        if asked and not any(
+            _key(model.endpoint.model, caption) in answers for caption, turn in asked for model in turn
         ):
             raise InputError(_no_answer(models))
         for key, (caption, known, turn) in work.items():
@@ -261,7 +267,7 @@ def _reason(caption: str, facts: Mapping[str, str], turn: Sequence[_Model], answ
     """Why a caption stays, for a note: what is wrong with the first answer there is."""
     for model in turn:
         if (key := _key(model.endpoint.model, caption)) in answers:
-            return _objection(_plain(answers[key]), caption, facts) or "what became of it was kept"
+            return _objection(_plain(answers[key]), caption, facts) or "an earlier outcome was kept"
     return "no endpoint answered"
 
 
@@ -282,7 +288,7 @@ def _checked(answer: str, caption: str, facts: Mapping[str, str]) -> str | None:
 
 def _plain(answer: str) -> str:
     """An answer without a model's thoughts and quotation marks around it."""
-    return re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL).strip().strip("\"'“”")
+    return re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL).strip(" \r\n\t\"'“”")
 
 
 def _objection(text: str, caption: str, facts: Mapping[str, str]) -> str | None:
@@ -294,7 +300,7 @@ def _objection(text: str, caption: str, facts: Mapping[str, str]) -> str | None:
         lines = 0
     if lines != 1 or not _MARKS.fullmatch(text) or _TALK.search(text):
         return "no plain sentences"
-    if text == caption:
+    if re.findall(r"\w+", text.lower()) == re.findall(r"\w+", caption.lower()):
         return "the caption itself"
     if not _SHORTEST * len(caption) <= len(text) <= _LONGEST * len(caption):
         return "much longer or shorter"
@@ -311,6 +317,16 @@ def _objection(text: str, caption: str, facts: Mapping[str, str]) -> str | None:
     return None
 
 
+def _seconds(wait: str) -> float | None:
+    """The seconds that a Retry-After asks for (RFC 9110, section 10.2.3), None for none."""
+    if wait.isdecimal():
+        return float(wait)
+    try:
+        return max(0.0, parsedate_to_datetime(wait).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
 class _Model:
     """An endpoint and how it fares; several threads ask it."""
 
@@ -320,6 +336,7 @@ class _Model:
         self.last = ""  # what it did instead of answering
         self.given_up = False
         self._erred = 0  # captions in a row
+        self._waited = False  # whether it has asked to wait
         self._lock = threading.Lock()
 
     def ask(self, caption: str) -> str:
@@ -330,7 +347,8 @@ class _Model:
                 answer = self._answer(caption)
             except _Failure as failure:
                 if failure.wait is not None and waits < _PATIENCE:
-                    waits, wait = waits + 1, failure.wait
+                    waits, wait = waits + 1, min(max(failure.wait, _BACKOFF), _LONGEST_WAIT)
+                    self._say_waiting(wait)
                 else:
                     tries, wait = tries + 1, _BACKOFF * 2**tries
                 # No more tries where others found out meanwhile, or the work has ended.
@@ -341,6 +359,12 @@ class _Model:
             with self._lock:
                 self._erred = 0
             return answer
+
+    def _say_waiting(self, wait: float) -> None:
+        with self._lock:
+            news, self._waited = not self._waited, True
+        if news:
+            note(f"{self.endpoint.name} asks to wait ({wait:g} s): captions are asked for as it lets them.")
 
     def _count(self, what: str) -> None:
         with self._lock:
@@ -393,11 +417,8 @@ class _Model:
             raise _Failure(f"cannot be reached ({type(error).__name__}: {self._shown(str(error))})") from None
         text = body.decode("utf-8", "replace")
         if response.status_code != 200:
-            wait = response.headers.get("Retry-After", "")
-            raise _Failure(
-                f"answered with status {response.status_code} ({self._shown(text)})",
-                float(wait) if wait.isdecimal() and float(wait) <= _LONGEST_WAIT else None,
-            )
+            what = f"answered with status {response.status_code} ({self._shown(text)})"
+            raise _Failure(what, _seconds(response.headers.get("Retry-After", "")))
         try:
             content: Any = json.loads(text)["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
@@ -407,8 +428,8 @@ class _Model:
         return self._hidden(content)
 
     def _hidden(self, text: str) -> str:
-        """A text of the server's without the key that it may repeat, as it is or escaped."""
-        if self.key is not None:
+        """A text of the server's without the key that it may repeat, as it is or escaped; a short one is a placeholder."""
+        if self.key is not None and len(self.key) >= _SECRET:
             slashed = self.key.replace("/", "\\/")
             for key in {
                 self.key,
@@ -435,12 +456,15 @@ class _Answers:
         self._path = path
         self._known: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._cut = False  # whether the file ends within a line
         self._among_processes = FileLock(path.with_name(f"{path.name}.lock"))
 
     def __enter__(self) -> _Answers:
         with self._told():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = self._path.open("a+b")
+            self._file: io.FileIO = self._path.open(
+                "a+b", buffering=0
+            )  # nothing is left to write when it is closed
         self._file.seek(0)
         with self._told(), self._among_processes:
             lines = self._take_in()
@@ -450,8 +474,6 @@ class _Answers:
                 raise InputError(
                     f"{self._path} is no cache of captions and is left as it is; choose another."
                 )
-            if lines[-1]:
-                self._write(b"\n")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -471,13 +493,15 @@ class _Answers:
                     self._take_in()
                     if key not in self._known:
                         line = json.dumps({"key": key, "model": model, "answer": answer})
-                        self._write(line.encode() + b"\n")
-                        self._known[key] = answer
+                        # A line that a kill cut short is ended first.
+                        self._write((b"\n" if self._cut else b"") + line.encode() + b"\n")
+                        self._known[key], self._cut = answer, False
             return self._known[key]
 
     def _take_in(self) -> list[bytes]:
         """Read on from where the file was left: its lines."""
         lines = self._file.read().split(b"\n")
+        self._cut = bool(lines[-1]) or (self._cut and len(lines) == 1)
         for line in lines:
             try:
                 row = json.loads(line)
@@ -487,8 +511,8 @@ class _Answers:
         return lines
 
     def _write(self, line: bytes) -> None:
-        self._file.write(line)
-        self._file.flush()
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(self._file.fileno())
 
     @contextmanager

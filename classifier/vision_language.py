@@ -181,36 +181,46 @@ class Found:
 def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: str, n: int) -> list[Found]:
     """The `n` images of a split of `data` that a text means, the first first: those most similar to it.
 
-    A run that reads attributes ranks by those that the text states, and by similarity where they are equally likely (to a
-    hundredth): similarity alone hardly tells "granules" from "no granules". Raises InputError as `query` and
-    `prediction.images_for` do.
+    A run that reads attributes ranks by those that the text states and that it has learned, and by similarity where they are
+    equally likely (to a hundredth): similarity alone hardly tells "granules" from "no granules". Of several values of an
+    attribute ("segmented nucleus") any counts. Raises InputError as `query` and `prediction.images_for` do.
     """
     wanted, images = query(run, text), images_for(run, data, split)
     similarity = embed_images(run.model, images) @ wanted
     paths, labels = data.paths(split), data.tables[split]["label"].tolist()
-    said = stated_alone(check_text(text)) if run.language.head in READ_ATTRIBUTES else {}
-    if not said:
+    learned = set().union(*run.config["language"]["described"].values())
+    said = {name: values for name, values in _stated(check_text(text)).items() if name in learned}
+    if not said or run.language.head not in READ_ATTRIBUTES:
         order = np.argsort(-similarity, kind="stable")[:n]
         return [Found(str(paths[i]), float(similarity[i]), labels[i]) for i in order]
     of = dict(zip(ATTRIBUTES, attribute_probabilities(run.model, images), strict=True))
-    likely = np.prod([of[name][:, ATTRIBUTES[name].index(value)] for name, value in said.items()], axis=0)
+    likely = np.prod(
+        [
+            of[name][:, [ATTRIBUTES[name].index(v) for v in values]].sum(axis=1)
+            for name, values in said.items()
+        ],
+        axis=0,
+    )
     order = np.lexsort((-similarity, -likely.round(2)))[:n]
     return [Found(str(paths[i]), float(similarity[i]), labels[i], float(likely[i])) for i in order]
 
 
-def stated_alone(text: str) -> dict[str, str]:
-    """The attributes of which a text states one value; a note names those of which it states several that exclude each other.
-
-    Raises InputError for a text by which vacuoles, or granules, are there and are not.
-    """
+def _stated(text: str) -> dict[str, set[str]]:
+    """What `phrases.stated` finds; InputError for a text by which vacuoles, or granules, are there and are not."""
     found = stated(text)
     for name in ("cytoplasm_vacuole", "granularity"):
         if len(found.get(name, ())) > 1:
             what = "vacuoles" if name == "cytoplasm_vacuole" else "granules"
             raise InputError(f"By the text '{text}' there are {what} and there are none; say one of both.")
+    return found
+
+
+def _stated_alone(text: str) -> dict[str, str]:
+    """The attributes of which a text states one value; a note names those of which it states several."""
+    found = _stated(text)
     several = [f"{name} {' and '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
     if several:
-        note(f"The text states more than one value, and counts for none of them: {', '.join(several)}.")
+        note(f"The text names more than one value, so that none is asked for: {', '.join(several)}.")
     return {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
 
 
@@ -303,4 +313,4 @@ def text_scorer(
     opened, text = load_run(run), check_text(text)
     opened.model.to(device)
     sha256, wanted = file_sha256(Path(run) / WEIGHTS), query(opened, text)
-    return TextScorer(text, opened, sha256, stated_alone(text), to_restain(opened, data), wanted)
+    return TextScorer(text, opened, sha256, _stated_alone(text), to_restain(opened, data), wanted)

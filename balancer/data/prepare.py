@@ -244,7 +244,7 @@ def _about_attributes(source: Path, table: pd.DataFrame) -> list[str]:
     notes = []
     for column in table.columns.difference(list(ATTRIBUTES)):
         name = re.sub(r"[\s_-]+", "_", str(column).strip().lower()).replace("color", "colour")
-        if name in ATTRIBUTES:
+        if name in ATTRIBUTES and name not in table:
             notes.append(f"The column '{column}' is not read as the attribute {name}; rename it to that.")
     try:
         known = (attribute_indices(table, source) != UNKNOWN).any(axis=1)
@@ -257,7 +257,9 @@ def _about_attributes(source: Path, table: pd.DataFrame) -> list[str]:
     if known.any():
         without = sorted(set(table["label"]) - set(table.loc[known, "label"]))
         of_none = f", of no {' and no '.join(without)}" if without else ""
-        notes.append(f"Attributes are known of {known.sum():,} of {len(table):,} images{of_none}.")
+        notes.append(
+            f"Attributes are known of {known.sum():,} of the source's {len(table):,} images{of_none}."
+        )
     return notes
 
 

@@ -102,7 +102,7 @@ def test_the_page_gives_known_values() -> None:
 
 def test_the_page_of_attributes_and_retrieval_gives_known_values() -> None:
     made = []
-    for stage, name in (("attributes", "joint"), ("retrieval", "contrastive")):
+    for stage, name in (("attributes", "attributes"), ("retrieval", "contrastive")):
         for unit in (unit for unit in trainings(stage) if unit.name == name):
             common = {"key": unit.key, "test": "wbcatt", "seconds": 60.0, "code": ""}
             if stage == "attributes":

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 import random
+import resource
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -307,6 +311,13 @@ BAND = (
         (LOBES, "The nucleus has five lobes. The cytoplasm is frosted."),
         (RATIO, "A large cell; the cytoplasm fills most of the cell."),
         (BAND, "The small cell shows a band of cytoplasm around its nucleus."),
+        (BAND, "The cell is small or has a band-shaped nucleus."),  # one of two
+        (SMALL, "A small cell in its round nucleus."),
+        (SMALL, "A SMALL CELL, with a round nucleus"),  # the caption itself, nearly
+        (PINK, "The cytoplasm contains pink nuclear granules."),
+        (PINK, "The cytoplasm has traces of pink granules."),
+        (NEITHER, "It has no vacuoles or granules, but the nucleus has."),
+        (NEITHER, "There are no vacuoles or granules but in the cytoplasm."),
     ],
 )
 def test_an_answer_that_says_otherwise_in_disguise_is_not_taken(
@@ -364,6 +375,69 @@ def test_processes_that_share_a_cache_get_the_same_captions(tmp_path: Path) -> N
     assert len((tmp_path / "cache").read_bytes().splitlines()) == 2
 
 
+FILLING = """
+import sys
+from pathlib import Path
+from classifier.rewriting import _Answers
+with _Answers(Path(sys.argv[1])) as answers:
+    sys.stdin.readline()
+    print([answers.add(f"k{i}", sys.argv[2], f"{sys.argv[2]}{i}") for i in range(100)])
+"""
+
+
+def test_processes_that_write_a_cache_at_once_agree(tmp_path: Path) -> None:
+    piped: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [
+        subprocess.Popen([sys.executable, "-c", FILLING, tmp_path / "cache", by], **piped) for by in "abc"
+    ]
+    for process in started:  # all have opened it, or soon will have
+        process.stdin.write("\n")  # type: ignore[union-attr]
+    found = [process.communicate()[0] for process in started]
+    assert found[0] == found[1] == found[2] and "k" not in found[0] and len(found[0]) > 400
+    rows = [json.loads(line) for line in (tmp_path / "cache").read_bytes().splitlines()]
+    assert [row["key"] for row in rows] == [f"k{i}" for i in range(100)]
+
+
+def test_a_line_that_another_process_left_cut_short_swallows_no_other(tmp_path: Path) -> None:
+    with _Answers(tmp_path / "cache") as answers:
+        answers.add("k1", "m", "one")
+        with (tmp_path / "cache").open("ab") as other:
+            other.write(b'{"key": "k2", "model": "m", "ans')
+        answers.add("k3", "m", "three")
+        answers.add("k4", "m", "four")
+    with _Answers(tmp_path / "cache") as answers:
+        assert [f"k{i}" in answers for i in range(1, 5)] == [True, False, True, True]
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(InputError, match="cache cannot be written"), _Answers(tmp_path / "cache") as answers:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, most))
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            for i in range(20):
+                answers.add(f"k{i}", "m", "x" * 50)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            signal.signal(signal.SIGXFSZ, before)
+    with _Answers(tmp_path / "cache") as answers:
+        assert "k0" in answers and "k19" not in answers
+
+
+def test_nothing_to_rewrite_asks_nobody(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server = serve(lambda model, caption: completion(caption))
+    assert rewrite([], [], [Endpoint(server.url, "a")], tmp_path / "cache", 0) == []
+    assert (
+        rewrite(CAPTIONS[:1], KNOWN[:1], [Endpoint(server.url, "a")], tmp_path / "cache", 0) == CAPTIONS[:1]
+    )
+    kept = (tmp_path / "cache").read_text().splitlines()
+    (tmp_path / "cache").write_text(kept[1] + "\n")  # what became of it, without the answer
+    assert (
+        rewrite(CAPTIONS[:1], KNOWN[:1], [Endpoint(server.url, "a")], tmp_path / "cache", 0) == CAPTIONS[:1]
+    )
+    assert len(server.asked) == 1
+
+
 def test_of_two_answers_in_a_file_the_first_holds(tmp_path: Path) -> None:
     rows = [{"key": "k", "model": "m", "answer": answer} for answer in ("one", "two")]
     deep = "[" * 200_000
@@ -372,8 +446,15 @@ def test_of_two_answers_in_a_file_the_first_holds(tmp_path: Path) -> None:
         assert answers["k"] == "one"
 
 
+@pytest.mark.parametrize(
+    "when", ["0", "120", "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 2100 23:59:59 GMT"]
+)
 def test_an_endpoint_that_asks_to_wait_is_asked_later(
-    serve: Callable[[Answer], Server], tmp_path: Path, notes: list[str]
+    when: str,
+    serve: Callable[[Answer], Server],
+    tmp_path: Path,
+    notes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     turned_away: list[str] = []
 
@@ -384,9 +465,11 @@ def test_an_endpoint_that_asks_to_wait_is_asked_later(
         return good(model, caption)
 
     server = serve(busy)
-    server.headers = {"Retry-After": "0"}
+    server.headers = {"Retry-After": when}
+    monkeypatch.setattr("classifier.rewriting._LONGEST_WAIT", 0.01)
     found = rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], tmp_path / "cache", 0)
-    assert found == [reworded("a", caption) for caption in CAPTIONS] and notes == []
+    assert found == [reworded("a", caption) for caption in CAPTIONS]
+    assert len(notes) == 1 and "asks to wait" in notes[0]
 
 
 def test_an_endpoint_that_always_asks_to_wait_is_given_up(

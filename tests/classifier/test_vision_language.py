@@ -467,19 +467,30 @@ def test_what_is_said_alike_of_two_classes_is_one_meaning() -> None:
     ]
 
 
-def test_a_caption_is_no_negative_of_itself_whosever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
-    monkeypatch.setattr("classifier.language.note", notes.append)
+def test_a_caption_is_no_negative_of_itself_whosever_it_is() -> None:
     table = pd.DataFrame({"label": ["a", "b", "a", "b"]})
     given = {"a": ["A small cell.", "Blue."], "b": ["a small cell", "Red."]}
     said = language_of(table, ("a", "b"), "x.csv", "small", given)
-    assert notes == [] and said.meaning.tolist() == [0, 1, 0, 1]
+    assert said.meaning.tolist() == [0, 1, 0, 1]
     same = said.text.unsqueeze(0) == said.text.unsqueeze(1)  # by image, image and caption
     equal = [[[x.lower().strip(".") == y.lower().strip(".") for x, y in zip(a, b, strict=True)]
               for a in said.captions] for b in said.captions]  # fmt: skip
     assert same.tolist() == equal and said.text[0, 0] == said.text[1, 1] != said.text[0, 1]
-    language_of(table, ("a", "b"), "x.csv", "small", {"a": ["A cell."], "b": ["A cell."]})
-    assert len(notes) == 1 and "The same is said of a and b" in notes[0]
+
+
+def test_classes_of_which_the_same_is_said_are_told(
+    data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("classifier.language.note", notes.append)
+    (tmp_path / "own.json").write_text(json.dumps({"CLL": "A cell.", "monocyte": "A cell."}))
+    for head, told in (("text", 1), ("joint", 0)):
+        config = settings(head, sentences=str(tmp_path / "own.json"))
+        notes.clear()
+        language_for(config, data.tables["train"], lambda: data.images("train"), data.classes, data.root)
+        assert len(notes) == told
+    language_for(replace(config, head="text"), data.tables["train"], lambda: [], data.classes, data.root)  # type: ignore[arg-type, return-value]
+    assert "The same is said of CLL and monocyte" in notes[0]
 
 
 def test_a_search_looks_for_what_the_text_states(
@@ -495,9 +506,17 @@ def test_a_search_looks_for_what_the_text_states(
         assert all(a >= b - 0.01 for a, b in pairwise(likely))  # type: ignore[operator]
     found = search_images(opened, "a blood cell", data, "test", 10)
     assert all(one.probability is None for one in found)
+    segmented = {"segmented-bilobed", "segmented-multilobed"}
+    shapes = dict(zip(map(str, data.paths("test")), table["nucleus_shape"], strict=True))
+    found = search_images(opened, "segmented nucleus", data, "test", 10)
+    assert np.mean([shapes[one.name] in segmented for one in found]) > 0.7
+    described = {label: ["cell_size"] for label in LABELS}
+    config = opened.config | {"language": opened.config["language"] | {"described": described}}
+    unlearned = search_images(replace(opened, config=config), "cell with granules", data, "test", 10)
+    assert all(one.probability is None for one in unlearned)
     notes: list[str] = []
     monkeypatch.setattr(vision_language, "note", notes.append)
-    assert vision_language.stated_alone("a large small cell with a round nucleus") == {
+    assert vision_language._stated_alone("a large small cell with a round nucleus") == {
         "nucleus_shape": "unsegmented-round"
     }
     assert len(notes) == 1 and "cell_size big and small" in notes[0]

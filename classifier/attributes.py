@@ -48,18 +48,28 @@ def features_of(model: Classifier, images: Images, indices: np.ndarray | None = 
 
 def embed_images(model: Classifier, images: Images, indices: np.ndarray | None = None) -> np.ndarray:
     """Embeddings of images beside texts: float32 N×E of unit length; `indices` (int N) says of which."""
+    return embeddings_of(model, features_of(model, images, indices))
+
+
+def embeddings_of(model: Classifier, features: Tensor) -> np.ndarray:
+    """The same from what `features_of` gives."""
     network = model.network
     assert isinstance(network, VisionLanguage)
     with torch.inference_mode():
-        return network.embed(features_of(model, images, indices)).cpu().numpy()
+        return network.embed(features).cpu().numpy()
 
 
 def attribute_probabilities(model: Classifier, images: Images) -> list[np.ndarray]:
     """For each attribute the probabilities of its values, float32 N×values, at its temperature."""
+    return probabilities_of(model, features_of(model, images))
+
+
+def probabilities_of(model: Classifier, features: Tensor) -> list[np.ndarray]:
+    """The same from what `features_of` gives."""
     network = model.network
     assert isinstance(network, VisionLanguage)
     with torch.inference_mode():
-        logits = network.attribute_logits(features_of(model, images))
+        logits = network.attribute_logits(features)
         return [z.softmax(dim=1).cpu().numpy() for z in logits]
 
 

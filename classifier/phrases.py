@@ -277,6 +277,10 @@ class _Item:
     outside: bool = False  # whether it says something that the vocabulary does not have
     plural: bool = False  # of a noun
 
+    def names(self, *topics: str) -> bool:
+        """Whether it is a noun for one of these."""
+        return self.kind == "noun" and self.text in topics
+
 
 @cache
 def _lexicon() -> dict[tuple[str, ...], _Item]:
@@ -399,9 +403,7 @@ def stated(text: str) -> dict[str, set[str]]:
             found.setdefault(attribute, set()).update(values)
     for attribute, kind in (("cytoplasm_vacuole", _VACUOLE), ("granularity", _GRANULE)):
         for i, item in enumerate(items):
-            if (item.kind, item.text) == ("noun", kind) and (
-                there := _there(items, i, described.get(i))
-            ) is not None:
+            if item.names(kind) and (there := _there(items, i, described.get(i))) is not None:
                 found.setdefault(attribute, set()).add("yes" if there else "no")
     if grouped and "nucleus_shape" not in found:
         found["nucleus_shape"] = grouped
@@ -446,7 +448,7 @@ def unsaid(text: str) -> set[str]:
         ):
             pieces.add(items[i].text)
     for i, item in enumerate(items):
-        if item.kind == "noun" and item.text in (_VACUOLE, _GRANULE):
+        if item.names(_VACUOLE, _GRANULE):
             if _there(items, i, described.get(i)) is None or _of_nucleus(items, i):
                 pieces.add(item.text)
         elif item.kind == "noun" and _there(items, i, None) is not True:
@@ -465,7 +467,7 @@ def _of_nucleus(items: list[_Item], i: int) -> bool:
         if items[k].text in ("around", "between"):
             return True
         k += 1
-    if k < len(items) and items[k].kind == "noun" and items[k].text in (_NUCLEUS, _CHROMATIN):
+    if k < len(items) and items[k].names(_NUCLEUS, _CHROMATIN):
         return True
     parted = had = False
     for k in range(i - 1, -1, -1):
@@ -481,18 +483,16 @@ def _of_nucleus(items: list[_Item], i: int) -> bool:
 
 def _loose(items: list[_Item]) -> set[str]:
     """Negators that deny something else than vacuoles and granules, and those of things that another negator denies too."""
-    denied: Counter[int] = Counter()
+    denied: set[int] = set()
     loose: set[str] = set()
     for i, item in enumerate(items):
         if item.kind not in ("negator", "absent"):
             continue
         at = _denied_noun(items, i)
-        if at is None:
+        if at is None or at in denied:
             loose.add(item.text)
         else:
-            denied[at] += 1
-            if denied[at] > 1:
-                loose.add(item.text)
+            denied.add(at)
     return loose
 
 
@@ -511,13 +511,11 @@ def _denied_noun(items: list[_Item], i: int) -> int | None:
             if any(name in ("cytoplasm_vacuole", "granularity") for name, _ in items[k].means.values()):
                 return k
             k += 1
-        if k < len(items) and items[k].kind == "noun" and items[k].text in (_VACUOLE, _GRANULE):
+        if k < len(items) and items[k].names(_VACUOLE, _GRANULE):
             return k
     if items[i].kind == "absent" or items[i].text == "not":
-        k = i - 1
-        while k >= 0 and items[k].kind in ("copula", "neutral", "seen"):
-            k -= 1
-        if k >= 0 and items[k].kind == "noun" and items[k].text in (_VACUOLE, _GRANULE):
+        k = _before(items, i, "copula", "neutral", "seen")
+        if k >= 0 and items[k].names(_VACUOLE, _GRANULE):
             return k
     return None
 
@@ -544,7 +542,7 @@ def _misplaced(items: list[_Item]) -> set[str]:
             ]
             if not any(one.kind == "negator" or one.text in (_VACUOLE, _GRANULE) for one in rest):
                 found.add("but")
-        if (item.kind, item.text) == ("noun", _NUCLEUS):
+        if item.names(_NUCLEUS):
             k = i - 1
             while k >= 0 and (
                 items[k].kind in ("word", "neutral", "article") or items[k].text in ("the", "its")
@@ -561,10 +559,8 @@ def _repeated(items: list[_Item]) -> set[str]:
     """What is spoken of as one more although there is one: "a cell and a small cell"."""
     times: Counter[str] = Counter()
     for i, item in enumerate(items):
-        if item.kind == "noun" and item.text in (_CELL, _NUCLEUS):
-            k = i - 1
-            while k >= 0 and items[k].kind in ("word", "neutral", "comma", "and"):
-                k -= 1
+        if item.names(_CELL, _NUCLEUS):
+            k = _before(items, i, "word", "neutral", "comma", "and")
             times[item.text] += k >= 0 and items[k].kind == "article"
     return {text for text, n in times.items() if n > 1}
 
@@ -605,9 +601,7 @@ def _noun_of(items: list[_Item], i: int, predicates: set[int]) -> int | None:
         return j
     before = items[i - 1] if i else _Item("stop")
     joined = i > 1 and before.kind in ("and", "or", "comma") and i - 2 in predicates
-    b = i - 1
-    while b >= 0 and items[b].kind in ("neutral", "article", "negator"):
-        b -= 1
+    b = _before(items, i, "neutral", "article", "negator")
     if joined or (b >= 0 and items[b].kind in ("copula", "noun")):
         predicates.add(i)
         return _subject(items, i)
@@ -641,6 +635,14 @@ _TRANSPARENT = (
 )  # nouns of any noun
 
 
+def _before(items: list[_Item], i: int, *kinds: str) -> int:
+    """Index of the nearest item before `i` that is of none of these kinds, -1 where there is none."""
+    k = i - 1
+    while k >= 0 and items[k].kind in kinds:
+        k -= 1
+    return k
+
+
 def _subject(items: list[_Item], i: int) -> int | None:
     """The noun that the clause around `i` is about: the nearest before it but for those that tell where ("of the cell")."""
     for k in range(i - 1, -1, -1):
@@ -659,9 +661,7 @@ def _subject(items: list[_Item], i: int) -> int | None:
 
 def _denied(items: list[_Item], i: int) -> bool:
     """Whether the adjective at `i` is said not to hold."""
-    k = i - 1
-    while k >= 0 and items[k].kind in ("word", "neutral", "article", "and", "or"):
-        k -= 1
+    k = _before(items, i, "word", "neutral", "article", "and", "or")
     return k >= 0 and items[k].kind == "negator"
 
 
@@ -683,14 +683,12 @@ def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
                 break
         elif not (
             item.kind in ("neutral", "seen", "or", "article", "having", "copula")
-            or (item.kind == "noun" and item.text in (_VACUOLE, _GRANULE) and items[k + 1].kind != "having")
+            or (item.names(_VACUOLE, _GRANULE) and items[k + 1].kind != "having")
         ):
             break
         k -= 1
     if k >= 0 and items[k].kind == "negator":
-        before = k - 1
-        while before >= 0 and items[before].kind in ("neutral", "copula", "having", "connective", "article"):
-            before -= 1
+        before = _before(items, k, "neutral", "copula", "having", "connective", "article")
         part = (
             items[k].text.startswith("none of") and noun + 1 < len(items) and items[noun + 1].kind == "copula"
         )
@@ -703,7 +701,7 @@ def _there(items: list[_Item], noun: int, first: int | None) -> bool | None:
             (items[k].kind in ("copula", "neutral", "and", "or", "connective") or items[k].text == "there")
             and items[k].text not in ("with", "which", "that", "but")
         )
-        or (items[k].kind == "noun" and items[k].text in (_VACUOLE, _GRANULE))
+        or (items[k].names(_VACUOLE, _GRANULE))
     ):
         k += 1
     if k + 1 < len(items) and items[k].kind == "comma" and items[k + 1].kind == "absent":  # "vacuoles: none"

@@ -33,7 +33,7 @@ from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.progress import note, track
 from classifier.captions import check_text
-from classifier.phrases import normalised, stated, unsaid
+from classifier.phrases import stated, unsaid
 
 PROMPT = (
     "You rewrite short descriptions of a single blood cell under the microscope. Answer with the new description alone: one to "
@@ -217,8 +217,10 @@ def rewrite(
         ):
             raise InputError(_no_answer(models))
         for key, (caption, known, turn) in work.items():
-            became = answers.add(_key(_names(turn), caption), _names(turn), done[key] or caption)
-            done[key] = _checked(became, caption, known)
+            outcome = done[key] or caption
+            held = answers.add(_key(_names(turn), caption), _names(turn), outcome)
+            if held != outcome:  # another process's
+                done[key] = _checked(held, caption, known)
     found = [done[caption, id(turn[0])] for caption, turn in zip(captions, turns, strict=True)]
     if kept := [i for i, new in enumerate(found) if new is None]:
         reasons = Counter(_reason(captions[i], facts[i], turns[i], answers) for i in kept)
@@ -283,22 +285,22 @@ def _key(model: str, caption: str) -> str:
 def _checked(answer: str, caption: str, facts: Mapping[str, str]) -> str | None:
     """The sentence in a model's answer, where it says what the caption says; else None."""
     text = _plain(answer)
-    return normalised(text) if _objection(text, caption, facts) is None else None
+    return text if _objection(text, caption, facts) is None else None
 
 
-def _plain(answer: str) -> str:
-    """An answer without a model's thoughts and quotation marks around it."""
-    return re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL).strip(" \r\n\t\"'“”")
-
-
-def _objection(text: str, caption: str, facts: Mapping[str, str]) -> str | None:
-    """Why a sentence may not stand for a caption, None where it may."""
-    lines = text.count("\n") + 1
+def _plain(answer: str) -> str | None:
+    """An answer without a model's thoughts and quotation marks around it, None where it is not plain sentences in one line."""
+    text = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL).strip(" \r\n\t\"'“”")
     try:
-        text = check_text(text)
+        line = check_text(text)
     except InputError:
-        lines = 0
-    if lines != 1 or not _MARKS.fullmatch(text) or _TALK.search(text):
+        return None
+    return line if "\n" not in text and _MARKS.fullmatch(line) and not _TALK.search(line) else None
+
+
+def _objection(text: str | None, caption: str, facts: Mapping[str, str]) -> str | None:
+    """Why what `_plain` gives may not stand for a caption, None where it may."""
+    if text is None:
         return "no plain sentences"
     if re.findall(r"\w+", text.lower()) == re.findall(r"\w+", caption.lower()):
         return "the caption itself"

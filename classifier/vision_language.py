@@ -22,7 +22,14 @@ from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.progress import note
 from balancer.quality.features import file_sha256
-from classifier.attributes import AsPrepared, attribute_probabilities, embed_images
+from classifier.attributes import (
+    AsPrepared,
+    attribute_probabilities,
+    embed_images,
+    embeddings_of,
+    features_of,
+    probabilities_of,
+)
 from classifier.captions import check_text, class_knowledge, describe
 from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
 from classifier.models.classifier import Classifier
@@ -185,15 +192,16 @@ def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: s
     equally likely (to a hundredth): similarity alone hardly tells "granules" from "no granules". Of several values of an
     attribute ("segmented nucleus") any counts. Raises InputError as `query` and `prediction.images_for` do.
     """
-    wanted, images = query(run, text), images_for(run, data, split)
-    similarity = embed_images(run.model, images) @ wanted
+    wanted = query(run, text)
+    features = features_of(run.model, images_for(run, data, split))
+    similarity = embeddings_of(run.model, features) @ wanted
     paths, labels = data.paths(split), data.tables[split]["label"].tolist()
     learned = set().union(*run.config["language"]["described"].values())
     said = {name: values for name, values in _stated(check_text(text)).items() if name in learned}
     if not said or run.language.head not in READ_ATTRIBUTES:
         order = np.argsort(-similarity, kind="stable")[:n]
         return [Found(str(paths[i]), float(similarity[i]), labels[i]) for i in order]
-    of = dict(zip(ATTRIBUTES, attribute_probabilities(run.model, images), strict=True))
+    of = dict(zip(ATTRIBUTES, probabilities_of(run.model, features), strict=True))
     likely = np.prod(
         [
             of[name][:, [ATTRIBUTES[name].index(v) for v in values]].sum(axis=1)

@@ -25,9 +25,10 @@ from balancer.imaging.morphology import measure
 from balancer.imaging.segmentation import segment
 from balancer.progress import note, track
 from balancer.quality.features import cache_folder
-from classifier.captions import class_facts, class_sentences, describe, measured_attributes, read_sentences
+from classifier.captions import class_facts, class_sentences, describe, measured_attributes
 from classifier.config import TrainingConfig
 from classifier.models.vision_language import CLASS, READ_ATTRIBUTES
+from classifier.sentences import read_sentences
 from classifier.text_encoders import Reader, make_reader
 from classifier.transforms import Images
 

@@ -32,8 +32,8 @@ from balancer.data.attributes import completed
 from balancer.data.wording import number
 from balancer.errors import InputError
 from balancer.progress import note, track
-from classifier.captions import check_text
 from classifier.phrases import stated, unsaid
+from classifier.sentences import check_text
 
 PROMPT = (
     "You rewrite short descriptions of a single blood cell under the microscope. Answer with the new description alone: one to "

@@ -30,12 +30,14 @@ from classifier.attributes import (
     features_of,
     probabilities_of,
 )
-from classifier.captions import check_text, class_knowledge, describe
+from classifier.captions import describe
 from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
+from classifier.knowledge import class_knowledge
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
 from classifier.phrases import stated
 from classifier.prediction import Draw, Line, images_for, predict_files, restained, to_restain
+from classifier.sentences import check_text
 from classifier.text_encoders import Reader, words
 
 SURE = 0.7  # calibrated confidence from which a sentence states an attribute

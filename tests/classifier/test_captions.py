@@ -1,29 +1,16 @@
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from balancer.data.attributes import ATTRIBUTES, completed
 from balancer.errors import InputError
 from balancer.imaging.morphology import measure
-from classifier.captions import (
-    ALIASES,
-    CLASSES,
-    MEASURED,
-    check_text,
-    class_knowledge,
-    class_sentences,
-    describe,
-    measured_attributes,
-    read_sentences,
-)
+from classifier.captions import MEASURED, class_sentences, describe, measured_attributes
+from classifier.knowledge import CLASSES, class_knowledge
 from classifier.phrases import stated, unsaid
 
 DISEASE = ("leuk", "cancer", "disease", "acute", "chronic", "progress", "child", "marrow")
@@ -105,80 +92,6 @@ def test_what_attributes_of_granules_say_together(given: dict[str, str], expecte
     assert completed(given) == expected
 
 
-NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity": {"no"}}
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("large cell with folded nucleus and grey cytoplasm", {"cell_size": {"big"}, "nucleus_shape": {"unsegmented-indented"}}),
-        ("No vacuoles", {"cytoplasm_vacuole": {"no"}}),
-        ("vacuolated cytoplasm", {"cytoplasm_vacuole": {"yes"}}),
-        ("not vacuolated", {"cytoplasm_vacuole": {"no"}}),
-        ("vacuoles are not seen", {"cytoplasm_vacuole": {"no"}}),
-        ("The cytoplasm doesn't contain any vacuoles.", {"cytoplasm_vacuole": {"no"}}),
-        ("two-lobed nucleus", {"nucleus_shape": {"segmented-bilobed"}}),
-        ("a nucleus with 2 lobes", {"nucleus_shape": {"segmented-bilobed"}}),
-        ("lacks granules", NO_GRANULES),
-        ("there are no visible granules", NO_GRANULES),
-        ("agranular", NO_GRANULES),
-        ("neither vacuoles nor granules", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
-        ("Vacuoles and granules are absent.", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
-        ("No granules can be seen, nor are there vacuoles.", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
-        ("There are vacuoles, granules are missing.", {"cytoplasm_vacuole": {"yes"}, **NO_GRANULES}),
-        ("no vacuoles and small pink granules", {
-            "cytoplasm_vacuole": {"no"}, "granule_type": {"small"}, "granule_colour": {"pink"}, "granularity": {"yes"}}),
-        ("no coarse granules", {}),
-        ("hardly any granules", {}),
-        ("frosted/ground-glass cytoplasm", {"cytoplasm_texture": {"frosted"}}),
-        ("nucleus round, cytoplasm blue, pink granules", {
-            "nucleus_shape": {"unsegmented-round"}, "cytoplasm_colour": {"blue"}, "granule_colour": {"pink"}, "granularity": {"yes"}}),
-        ("Round and unsegmented, the nucleus fills most of the cell.", {
-            "nucleus_shape": {"unsegmented-round"}, "nuclear_cytoplasmic_ratio": {"high"}}),
-        ("The nucleus of the cell is round.", {"nucleus_shape": {"unsegmented-round"}}),
-        ("The cytoplasm around the nucleus is purple-blue", {"cytoplasm_colour": {"purple blue"}}),
-        ("a thin rim of pale blue cytoplasm", {"nuclear_cytoplasmic_ratio": {"high"}, "cytoplasm_colour": {"light blue"}}),
-        ("N/C ratio: low", {"nuclear_cytoplasmic_ratio": {"low"}}),
-        ("the nucleus is not round", {}),
-        ("segmented nucleus", {"nucleus_shape": {"segmented-bilobed", "segmented-multilobed"}}),
-        ("a bilobed, segmented nucleus", {"nucleus_shape": {"segmented-bilobed"}}),
-        ("round red blood cells around a cell", {}),
-        ("The nucleus takes up 62 % of the cell's area.", {}),
-        ("largely blueish smallpox", {}),
-        ("The nucleus of the small cell is round.", {"cell_size": {"small"}, "nucleus_shape": {"unsegmented-round"}}),
-        ("The cytoplasm of this large cell is blue", {"cell_size": {"big"}, "cytoplasm_colour": {"blue"}}),
-        ("no large granules and no big vacuoles", {}),
-        ("less dense chromatin, and fewer granules", {}),
-        ("The cell is not large and round.", {}),
-        ("a nucleus that is not round or indented", {}),
-        ("small abnormal lymphocyte", {"cell_size": {"small"}}),
-        ("hardly any cytoplasm", {"nuclear_cytoplasmic_ratio": {"high"}}),
-        ("horseshoe nucleus, low nuclear:cytoplasmic ratio", {
-            "nucleus_shape": {"unsegmented-band"}, "nuclear_cytoplasmic_ratio": {"low"}}),
-    ],
-)  # fmt: skip
-def test_what_people_write_is_read(text: str, expected: Mapping[str, set[str]]) -> None:
-    assert stated(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text, beside",
-    [
-        ("A small, round cell without granules; the image shows its nucleus.", {"image"}),
-        ("A nicely oval nucleus and blue chromatin", {"nicely", "oval", "blue"}),
-        ("The nucleus is not round.", {"round", "not"}),
-        ("It may have coarse granules, and no red granules.", {"may", "red", "granule"}),
-        ("no nucleus", {"nucleus", "no"}),
-        ("Small cells", {"cell"}),
-        ("granules in the round nucleus", {"granule"}),
-        ("a nucleus with fine granules", {"granule"}),
-        ("The nucleoli are large.", {"other", "large"}),
-    ],
-)
-def test_what_a_text_says_beside_attributes_is_known(text: str, beside: set[str]) -> None:
-    assert unsaid(text) == beside
-
-
 @pytest.mark.parametrize("label", CLASSES)
 def test_texts_of_a_class_tell_what_is_seen_and_never_what_is_known(label: str) -> None:
     knowledge = CLASSES[label]
@@ -196,51 +109,6 @@ def test_texts_of_a_class_tell_what_is_seen_and_never_what_is_known(label: str) 
     assert class_sentences(label, 3, 7) == class_sentences(label, 3, 7) != class_sentences(label, 3, 8)
 
 
-@pytest.mark.parametrize("label", CLASSES)
-def test_what_else_is_seen_of_a_class_fits_its_attributes(label: str) -> None:
-    attributes = CLASSES[label].attributes
-    for sentence in CLASSES[label].seen:
-        assert all(attributes.get(name) in (None, *values) for name, values in stated(sentence).items()), (
-            sentence
-        )
-
-
-def test_the_course_of_a_disease_is_known_and_not_seen() -> None:
-    assert "progresses slowly" in CLASSES["CLL"].known
-    assert all(CLASSES[label].known for label in ("ALL", "AML", "CLL", "CML", "lymphoblast"))
-
-
-@pytest.mark.parametrize(
-    "spelling, label",
-    [
-        ("NEUTROPHIL", "neutrophil"),
-        ("Basophils", "basophil"),
-        ("IG", "immature granulocyte"),
-        ("immature_granulocytes", "immature granulocyte"),
-        ("SNE", "segmented neutrophil"),
-        ("all", "ALL"),
-        ("Acute Lymphoblastic Leukemia", "ALL"),
-        ("acute-myeloid-leukaemia", "AML"),
-        ("Pro-B", "Pro"),
-    ],
-)
-def test_classes_are_known_in_other_spellings(spelling: str, label: str) -> None:
-    assert class_knowledge(spelling) is CLASSES[label]
-
-
-def test_every_other_spelling_leads_somewhere() -> None:
-    assert set(ALIASES.values()) <= set(CLASSES)
-    for alias, label in ALIASES.items():
-        assert class_knowledge(alias) is CLASSES[label]
-
-
-def test_typical_attributes_are_those_of_most_images(real_data: Path) -> None:
-    table = pd.read_csv(real_data / "pbc" / "metadata.csv", keep_default_na=False)
-    for label, images in table[table["cell_size"] != ""].groupby("label"):
-        for name, value in CLASSES[str(label)].attributes.items():
-            assert images[name].mode()[0] == value, (label, name)
-
-
 def test_a_class_of_which_nothing_is_known_needs_a_sentence() -> None:
     assert class_knowledge("schistocyte") is None
     with pytest.raises(InputError, match="'basofil'.*--sentences FILE.*nearest that is known is 'basophil'"):
@@ -249,75 +117,6 @@ def test_a_class_of_which_nothing_is_known_needs_a_sentence() -> None:
     assert class_sentences("basofil", 3, 0, given) == ["One.", "Two.", "One."]
     assert class_sentences("basophil", 1, 0, given) == ["Own."]
     assert "monocyte" in class_sentences("monocyte", 1, 0, given)[0]
-
-
-def test_sentences_are_read_from_json_and_csv(tmp_path: Path) -> None:
-    own = {"a": "One cell.", "b": ["Two  cells.", "Three cells."]}
-    (tmp_path / "s.json").write_text(json.dumps(own), encoding="utf-8-sig")  # as some editors write it
-    (tmp_path / "s.csv").write_text('label,sentence\nb,Two cells.\nNA,"One, and more."\nb,Three cells.\n')
-    assert read_sentences(tmp_path / "s.json") == {"a": ("One cell.",), "b": ("Two cells.", "Three cells.")}
-    assert read_sentences(tmp_path / "s.csv") == {
-        "b": ("Two cells.", "Three cells."),
-        "NA": ("One, and more.",),
-    }
-
-
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("s.json", "{", "not valid JSON"),
-        ("s.json", '["a"]', "no JSON object"),
-        ("s.json", "{}", "no sentence"),
-        ("s.json", '{"a": 3}', "class 'a'"),
-        ("s.json", '{"a": "A cell.", "b": "B.", "a": "Another."}', "'a' 2 times"),
-        ("s.json", '{"a": "A\u200b cell."}', "cannot be seen"),
-        ("s.json", '{"a": []}', "class 'a'"),
-        ("s.json", '{"a": "  "}', "class 'a'.*empty"),
-        ("s.json", '{"a": "большая клетка"}', "class 'a'.*Latin"),
-        ("s.csv", "label,text\na,b\n", "no column sentence"),
-        ("s.csv", "", "cannot be read"),
-        ("s.csv", "label,sentence\n,A cell.\n", "without a label in row 2"),
-        ("s.csv", f"label,sentence\na,{'long ' * 500}\n", "class 'a'.*2,499 characters"),
-        ("s.csv", "label,sentence\na,a small cell, round nucleus\n", "stands in quotes"),
-        ("s.txt", "a", "neither .json nor .csv"),
-    ],
-)
-def test_damaged_sentences_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=message) as error:
-        read_sentences(tmp_path / name)
-    assert name in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["s.json", "s.csv"])
-def test_missing_sentences_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} does not exist"):
-        read_sentences(tmp_path / name)
-
-
-def test_a_query_is_brought_into_one_line() -> None:
-    assert check_text("  ｌａｒｇｅ\n\tcell\u00a0with  naïve nucleus ") == "large cell with naïve nucleus"
-    assert check_text("клетка cell") == "клетка cell"
-    assert len(check_text("ab " * 666)) == 1997
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        (" \n", "empty"),
-        ("ab " * 700, "2,099 characters"),
-        ("большая клетка", "Latin"),
-        ("大细胞", "Latin"),
-        ("12 34 !", "no word"),
-        ("a", "no word"),
-        ("x y z", "no word"),
-        ("cell \udcff", "UTF-8"),
-        ("cell\x00", "UTF-8"),
-    ],
-)
-def test_a_query_that_cannot_be_read_is_refused(text: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        check_text(text)
 
 
 def test_measures_support_what_they_are_clear_about() -> None:

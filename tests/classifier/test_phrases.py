@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from classifier.phrases import stated, unsaid
+
+NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity": {"no"}}
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("large cell with folded nucleus and grey cytoplasm", {"cell_size": {"big"}, "nucleus_shape": {"unsegmented-indented"}}),
+        ("No vacuoles", {"cytoplasm_vacuole": {"no"}}),
+        ("vacuolated cytoplasm", {"cytoplasm_vacuole": {"yes"}}),
+        ("not vacuolated", {"cytoplasm_vacuole": {"no"}}),
+        ("vacuoles are not seen", {"cytoplasm_vacuole": {"no"}}),
+        ("The cytoplasm doesn't contain any vacuoles.", {"cytoplasm_vacuole": {"no"}}),
+        ("two-lobed nucleus", {"nucleus_shape": {"segmented-bilobed"}}),
+        ("a nucleus with 2 lobes", {"nucleus_shape": {"segmented-bilobed"}}),
+        ("lacks granules", NO_GRANULES),
+        ("there are no visible granules", NO_GRANULES),
+        ("agranular", NO_GRANULES),
+        ("neither vacuoles nor granules", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
+        ("Vacuoles and granules are absent.", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
+        ("No granules can be seen, nor are there vacuoles.", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
+        ("There are vacuoles, granules are missing.", {"cytoplasm_vacuole": {"yes"}, **NO_GRANULES}),
+        ("no vacuoles and small pink granules", {
+            "cytoplasm_vacuole": {"no"}, "granule_type": {"small"}, "granule_colour": {"pink"}, "granularity": {"yes"}}),
+        ("no coarse granules", {}),
+        ("hardly any granules", {}),
+        ("frosted/ground-glass cytoplasm", {"cytoplasm_texture": {"frosted"}}),
+        ("nucleus round, cytoplasm blue, pink granules", {
+            "nucleus_shape": {"unsegmented-round"}, "cytoplasm_colour": {"blue"}, "granule_colour": {"pink"}, "granularity": {"yes"}}),
+        ("Round and unsegmented, the nucleus fills most of the cell.", {
+            "nucleus_shape": {"unsegmented-round"}, "nuclear_cytoplasmic_ratio": {"high"}}),
+        ("The nucleus of the cell is round.", {"nucleus_shape": {"unsegmented-round"}}),
+        ("The cytoplasm around the nucleus is purple-blue", {"cytoplasm_colour": {"purple blue"}}),
+        ("a thin rim of pale blue cytoplasm", {"nuclear_cytoplasmic_ratio": {"high"}, "cytoplasm_colour": {"light blue"}}),
+        ("N/C ratio: low", {"nuclear_cytoplasmic_ratio": {"low"}}),
+        ("the nucleus is not round", {}),
+        ("segmented nucleus", {"nucleus_shape": {"segmented-bilobed", "segmented-multilobed"}}),
+        ("a bilobed, segmented nucleus", {"nucleus_shape": {"segmented-bilobed"}}),
+        ("round red blood cells around a cell", {}),
+        ("The nucleus takes up 62 % of the cell's area.", {}),
+        ("largely blueish smallpox", {}),
+        ("The nucleus of the small cell is round.", {"cell_size": {"small"}, "nucleus_shape": {"unsegmented-round"}}),
+        ("The cytoplasm of this large cell is blue", {"cell_size": {"big"}, "cytoplasm_colour": {"blue"}}),
+        ("no large granules and no big vacuoles", {}),
+        ("less dense chromatin, and fewer granules", {}),
+        ("The cell is not large and round.", {}),
+        ("a nucleus that is not round or indented", {}),
+        ("small abnormal lymphocyte", {"cell_size": {"small"}}),
+        ("hardly any cytoplasm", {"nuclear_cytoplasmic_ratio": {"high"}}),
+        ("horseshoe nucleus, low nuclear:cytoplasmic ratio", {
+            "nucleus_shape": {"unsegmented-band"}, "nuclear_cytoplasmic_ratio": {"low"}}),
+    ],
+)  # fmt: skip
+def test_what_people_write_is_read(text: str, expected: Mapping[str, set[str]]) -> None:
+    assert stated(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text, beside",
+    [
+        ("A small, round cell without granules; the image shows its nucleus.", {"image"}),
+        ("A nicely oval nucleus and blue chromatin", {"nicely", "oval", "blue"}),
+        ("The nucleus is not round.", {"round", "not"}),
+        ("It may have coarse granules, and no red granules.", {"may", "red", "granule"}),
+        ("no nucleus", {"nucleus", "no"}),
+        ("Small cells", {"cell"}),
+        ("granules in the round nucleus", {"granule"}),
+        ("a nucleus with fine granules", {"granule"}),
+        ("The nucleoli are large.", {"other", "large"}),
+    ],
+)
+def test_what_a_text_says_beside_attributes_is_known(text: str, beside: set[str]) -> None:
+    assert unsaid(text) == beside

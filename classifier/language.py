@@ -96,7 +96,7 @@ def language_for(
     """
     if config.head == CLASS:
         return None
-    given = _own_sentences(Path(config.sentences), classes) if config.sentences else None
+    given = own_sentences(config, classes)
     asked: Rewrite | None = None
     if config.captions == "llm":
         from classifier.rewriting import rewrite  # needs an HTTP client
@@ -128,12 +128,18 @@ def language_for(
     return made
 
 
-def _own_sentences(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The user's sentences; InputError, with the nearest class, for a label that is none."""
-    given = read_sentences(path)
+def own_sentences(config: TrainingConfig, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The sentences by label in the user's file, if `config` names one.
+
+    Raises InputError as `read_sentences`, with the nearest class for a label that is none, and for a class of which nothing
+    is known where there is none of it.
+    """
+    given = read_sentences(Path(config.sentences)) if config.sentences else {}
     for label in given:
         if label not in classes:
-            raise InputError(f"{path}: {unknown_name('class', label, classes)}")
+            raise InputError(f"{config.sentences}: {unknown_name('class', label, classes)}")
+    for label in classes:
+        class_sentences(label, 1, 0, given)
     return given
 
 

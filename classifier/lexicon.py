@@ -223,7 +223,7 @@ _HAVING = (
 # Negators after which there may be some.
 LITTLE = ("hardly any", "hardly", "barely", "scarcely", "less", "fewer")
 _NEGATORS = (
-    "no, not, without, never, neither, nor, lack, lacks, lacking, free of, free from, devoid of, absence of, non, zero, "
+    "no, not, without, never, neither, nor, lack, lacks, lacking, non, zero, free of, free from, devoid of, absence of, "
     f"lack of, lacks any, none of, none of the, none of its, {', '.join(LITTLE)}"
 )
 _ABSENT = "absent, missing, lacking, none, free, nil"
@@ -334,6 +334,19 @@ def _keys(words: str) -> list[tuple[str, ...]]:
 @cache
 def _longest() -> int:
     return max(map(len, _lexicon()))
+
+
+def equivalents(word: str) -> list[str]:
+    """Words that stand for this one where it is not known: the plural or singular of a noun, "no" for another negator.
+
+    >>> equivalents("granule"), equivalents("without"), equivalents("fill")
+    (['granules'], ['no'], [])
+    """
+    item = _lexicon().get((word,), Item("unknown"))
+    if item.kind == "negator":
+        return ["no"]
+    other = word.removesuffix("s") if word.endswith("s") else f"{word}s"
+    return [other] if item.kind == "noun" and (other,) in _lexicon() else []
 
 
 def normalised(text: str) -> str:

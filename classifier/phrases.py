@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 from balancer.data.attributes import ATTRIBUTES
@@ -84,7 +85,8 @@ def unsaid(text: str) -> set[str]:
         for item in items
         if item.outside or item.plural or item.kind == "unknown" or item.text == OTHER
     }
-    pieces |= _loose(items) | _repeated(items) | _alternatives(items) | _misplaced(items)
+    for found in (_loose, _repeated, _alternatives, _exceptions, _misplaced):
+        pieces |= found(items)
     for i, item in enumerate(items):  # "as small as", but for "as well as"
         if item.text == "as" and "as" in [other.text for other in items[i + 2 : i + 4]]:
             pieces |= {"as"} if items[i + 1].text != "well" else set()
@@ -183,16 +185,20 @@ def _alternatives(items: list[Item]) -> set[str]:
     return set()
 
 
-def _misplaced(items: list[Item]) -> set[str]:
-    """Exceptions ("no granules but in the nucleus"), and other things than chromatin that are said to lie in the nucleus."""
-    found = set()
+def _exceptions(items: list[Item]) -> set[str]:
+    """ "but", where what follows in the sentence is not another statement of granules or vacuoles."""
     for i, item in enumerate(items):
         if item.text == "but":
-            rest = items[
-                i + 1 : next((k for k in range(i, len(items)) if items[k].kind == "stop"), len(items))
-            ]
-            if not any(one.kind == "negator" or one.text in (VACUOLE, GRANULE) for one in rest):
-                found.add("but")
+            rest = itertools.takewhile(lambda one: one.kind != "stop", items[i + 1 :])
+            if not any(one.kind == "negator" or one.names(VACUOLE, GRANULE) for one in rest):
+                return {"but"}
+    return set()
+
+
+def _misplaced(items: list[Item]) -> set[str]:
+    """Cell or cytoplasm that is said to lie in the nucleus."""
+    found = set()
+    for i, item in enumerate(items):
         if item.names(NUCLEUS):
             k = i - 1
             while k >= 0 and (
@@ -295,24 +301,30 @@ def _before(items: list[Item], i: int, *kinds: str) -> int:
 
 
 def _subject(items: list[Item], i: int) -> int | None:
-    """The noun that the clause around `i` is about: the nearest before it but for those that tell where ("of the cell")."""
+    """The noun that the clause around `i` is about: the nearest before it but for those that tell where ("of the cell") and what
+    the subject has ("a cell without granules is small")."""
     for k in range(i - 1, -1, -1):
         if items[k].kind == "stop":
             return None
         if items[k].kind == "noun":
             b = k - 1
             while b >= 0 and (
-                items[b].kind in ("article", "word", "neutral") or items[b].text in ("the", "this", "its")
+                items[b].kind in ("article", "word", "neutral")
+                or items[b].text in ("the", "this", "its", "no", "any")
             ):
                 b -= 1
-            if b < 0 or items[b].text not in ("of", "in", "within", "around", "inside", "from"):
+            where = b >= 0 and items[b].text in ("of", "in", "within", "around", "inside", "from")
+            had = b >= 0 and items[b].text in ("with", "without", "lacking") and items[k + 1].kind == "copula"
+            if not (where or had):
                 return k
     return None
 
 
 def _denied(items: list[Item], i: int) -> bool:
-    """Whether the adjective at `i` is said not to hold."""
+    """Whether the adjective at `i` is said not to hold, be it of none ("none of the granules are red")."""
     k = _before(items, i, "word", "neutral", "article", "and", "or")
+    if k >= 0 and items[k].kind == "copula" and (noun := _subject(items, k)) is not None:
+        k = _before(items, noun, "word", "neutral", "article")
     return k >= 0 and items[k].kind == "negator"
 
 

@@ -25,10 +25,10 @@ from classifier.attributes import calibrate_attributes, evaluate_attributes
 from classifier.calibration import UNSEEN_SHARE
 from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, ClassifierRun, load_run, save_weights
 from classifier.config import TrainingConfig
-from classifier.language import Language, known_attributes, language_for
+from classifier.language import Language, known_attributes, language_for, own_sentences
 from classifier.model_card import model_card
 from classifier.models import resolve_size
-from classifier.models.vision_language import READ_ATTRIBUTES
+from classifier.models.vision_language import CLASS, READ_ATTRIBUTES
 from classifier.optimisation import make_optimizer
 from classifier.prediction import evaluate, prediction_table, trust
 from classifier.pretrained import PretrainedEncoder, checked_encoder
@@ -74,9 +74,11 @@ def check_run(
 ) -> TrainingConfig:
     """The settings that `train_run` would train with, their size resolved; nothing is written.
 
-    Raises InputError for what `train_run` refuses before its first step, less texts and the state that `resume` finds.
+    Raises InputError for what `train_run` refuses before its first step, less captions and the state that `resume` finds.
     """
     config = config.resolved()
+    if config.head != CLASS:
+        own_sentences(config, data.classes)
     if not resume:
         StateFile(out, {}, overwrite).refuse(_inputs(data, synthetic, config))
     _checked(data, synthetic, config)

@@ -70,6 +70,10 @@ def _from_csv(path: Path) -> list[tuple[str, str]]:
     missing = [column for column in ("label", "sentence") if column not in table]
     if missing:
         raise InputError(f"{path} has no column {' or '.join(missing)}; it needs label and sentence.")
+    # pandas names the second of two columns so.
+    twice = [column for column in ("label", "sentence") if f"{column}.1" in table]
+    if twice:
+        raise InputError(f"{path} has two columns {' and two columns '.join(twice)}; leave one of each.")
     labels = table["label"].str.strip()
     if (labels == "").any():
         raise InputError(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from balancer.errors import InputError, unknown_name
+from classifier.lexicon import equivalents
 from classifier.models.text import PADDING, TextProjection, TextTransformer
 
 SMALL = "small"
@@ -65,7 +66,7 @@ class Reader(Protocol):
 
 
 class WordReader:
-    """Reads words of a fixed vocabulary; any other is one and the same unknown word."""
+    """Reads words of a fixed vocabulary, others as `equivalents` of them, what is left as one unknown word."""
 
     name = SMALL
     longest = LONGEST
@@ -82,7 +83,7 @@ class WordReader:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         tokens = torch.full((len(texts), LONGEST), PADDING, dtype=torch.int64)
         for row, text in zip(tokens, texts, strict=True):
-            read = [self._token.get(word, UNKNOWN_WORD) for word in words(text)[:LONGEST]]
+            read = [self._token_of(word) for word in words(text)[:LONGEST]]
             row[: len(read)] = torch.tensor(read, dtype=torch.int64)
         return tokens
 
@@ -91,7 +92,13 @@ class WordReader:
 
     def unread(self, text: str) -> list[str]:
         said = dict.fromkeys(_IN_ANY_SCRIPT.findall(text.lower()))
-        return [word for word in said if not all(part in self._token for part in words(word) or [word])]
+        return [
+            word for word in said if UNKNOWN_WORD in {self._token_of(part) for part in words(word) or [word]}
+        ]
+
+    def _token_of(self, word: str) -> int:
+        known = (self._token[same] for same in (word, *equivalents(word)) if same in self._token)
+        return next(known, UNKNOWN_WORD)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "vocabulary": list(self.vocabulary)}

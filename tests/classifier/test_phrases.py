@@ -18,6 +18,10 @@ NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity"
         ("not vacuolated", {"cytoplasm_vacuole": {"no"}}),
         ("vacuoles are not seen", {"cytoplasm_vacuole": {"no"}}),
         ("The cytoplasm doesn't contain any vacuoles.", {"cytoplasm_vacuole": {"no"}}),
+        ("none of the granules are red", {}),
+        ("a cell without granules is small", {"cell_size": {"small"}, **NO_GRANULES}),
+        ("a nucleus with dense chromatin is round", {
+            "nucleus_shape": {"unsegmented-round"}, "chromatin_density": {"densely"}}),
         ("two-lobed nucleus", {"nucleus_shape": {"segmented-bilobed"}}),
         ("a nucleus with 2 lobes", {"nucleus_shape": {"segmented-bilobed"}}),
         ("lacks granules", NO_GRANULES),

@@ -34,6 +34,7 @@ def test_sentences_are_read_from_json_and_csv(tmp_path: Path) -> None:
         ("s.json", '{"a": "большая клетка"}', "class 'a'.*Latin"),
         ("s.csv", "label,text\na,b\n", "no column sentence"),
         ("s.csv", "", "cannot be read"),
+        ("s.csv", "label,label,sentence\na,b,A cell.\n", "two columns label"),
         ("s.csv", "label,sentence\n,A cell.\n", "without a label in row 2"),
         ("s.csv", f"label,sentence\na,{'long ' * 500}\n", "class 'a'.*2,499 characters"),
         ("s.csv", "label,sentence\na,a small cell, round nucleus\n", "stands in quotes"),

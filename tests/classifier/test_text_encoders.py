@@ -35,6 +35,14 @@ def test_words_are_tokens_and_others_are_one_unknown_word() -> None:
     assert (reader([""]) == PADDING).all()
 
 
+def test_a_plural_and_a_negator_are_read_as_what_is_known() -> None:
+    reader = WordReader.of(["A cell with no granules.", "It fills most of the cell."])
+    with_known, with_unknown = reader(["cells with no granules", "cell without granule"])
+    assert with_known[0] == with_unknown[0] and with_known[2] == with_unknown[1]
+    assert with_known[3] == with_unknown[2]
+    assert reader.unread("cells without a granule fill") == ["fill"]  # of nouns alone
+
+
 def test_a_reader_is_made_again_from_what_it_says_of_itself() -> None:
     reader = make_reader("small", ["a round cell"])
     again = reader_from_json(reader.to_json())

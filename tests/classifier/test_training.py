@@ -317,6 +317,7 @@ def test_the_dry_run_says_how_is_sampled(make_prepared: Callable[..., PreparedDa
         (["--out", "{data}", "--overwrite"], "is read here"),
         (["--out", "{data}/train"], "exists already"),
         (["--preprocess", ","], "no name is given"),
+        (["--head", "text", "--sentences", "nowhere.csv"], "nowhere.csv does not exist"),
     ],
 )
 def test_the_dry_run_refuses_what_the_run_would(

@@ -33,7 +33,7 @@ from classifier.text_encoders import Reader, make_reader
 from classifier.transforms import Images
 
 if TYPE_CHECKING:
-    from classifier.rewriting import Endpoint
+    from classifier.endpoints import Endpoint
 
 KEY = "HEMABALANCE_LLM_KEY"  # the environment variable with the key of the endpoints
 CAPTIONS = 4  # of an image; one of them is drawn whenever the image is
@@ -145,7 +145,7 @@ def own_sentences(config: TrainingConfig, classes: Sequence[str]) -> dict[str, t
 
 def _endpoint(text: str) -> Endpoint:
     """MODEL@URL; the key is in the environment where there is one."""
-    from classifier.rewriting import Endpoint
+    from classifier.endpoints import Endpoint
 
     model, _, url = text.partition("@http")
     if not url:

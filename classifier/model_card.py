@@ -45,7 +45,10 @@ def model_card(
         few=FEW,
         calibrated_on=sum(data.counts("validation").values()),
         rough_below=ROUGH_BELOW,
-        selected=selects(config["training"]["head"], data.counts("validation").values()),
+        selected=selects(
+            config["training"]["head"],
+            [row["validation"] for row in rows if row["train"] or row["synthetic"]],
+        ),
         enough=ENOUGH_TO_SELECT,
         unseen_share=UNSEEN_SHARE,
         most_confused=_most_confused(evaluation["confusion"]),

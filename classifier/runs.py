@@ -131,7 +131,10 @@ def _train(
     for label in sorted(set(data.classes) - set(rows["label"])):
         how = f"which the head {config.head} will never answer"
         if config.head in ("text", "contrastive"):
-            how = f"which is known by its sentences alone: {UNSEEN_SHARE:.0%} of the images of other classes will be given to it"
+            how = (
+                f"which is known by its sentences alone: {UNSEEN_SHARE:.0%} of the images of other classes will be given to it, and "
+                "many more where images are unlike these, as from another laboratory"
+            )
         note(f"No train image is of {label}, {how}.")
     state = StateFile(out, _training_of(data, synthetic, config, language), overwrite, resume)
     if resume and (out / WEIGHTS).is_file():

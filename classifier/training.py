@@ -62,9 +62,9 @@ def fit(
 ) -> Fitted:
     """Train a network on `train` (labels int64 N in [0, classes)) and keep the best weights by `validation`.
 
-    Best is the highest validation macro-F1, of equals the lower validation loss. Where a class has fewer than
-    10 validation images, that choice would be noise: the weights after the last step of the fixed schedule are
-    kept. AdamW (no decay on norms and biases), linear warm-up, cosine to 0. The same arguments on the same
+    Best is the highest validation macro-F1 over the classes with train images, of equals the lower validation loss.
+    Where one of these has fewer than 10 validation images, that choice would be noise: the weights after the last step
+    of the fixed schedule are kept. AdamW (no decay on norms and biases), linear warm-up, cosine to 0. The same arguments on the same
     machine with the same number of threads give the same numbers; torch's global generator is left as it was.
     With `state` the training goes on from it, where it exists, and writes it every now and then: the weights are to
     the bit those of a training that was not interrupted. Under `torchrun` or `accelerate launch` the processes share
@@ -88,7 +88,13 @@ def fit(
     objective = Classification(LOSSES[config.loss](counts))
     if language is not None:
         objective = LanguageObjective(objective.criterion, language, config)
-    select = selects(config.head, np.bincount(validation_labels, minlength=classes))
+    # A class without a train image is not to be chosen by: it has no part in the training.
+    judged = np.flatnonzero(counts[validation_labels] > 0)
+    if not len(judged):
+        raise InputError(
+            "No validation image is of a class that has train images; prepare a dataset with more images."
+        )
+    select = selects(config.head, np.bincount(validation_labels, minlength=classes)[counts > 0])
     evaluate_at = {math.ceil(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
 
     with torch.random.fork_rng():
@@ -111,7 +117,7 @@ def fit(
                 metrics = {"step": training.step, "loss": torch.stack(training.losses).mean().item()}
                 training.losses.clear()
                 probabilities = predict_probabilities(candidate, validation, precision=config.precision)
-                metrics |= validation_metrics(probabilities, validation_labels)
+                metrics |= validation_metrics(probabilities[judged], validation_labels[judged])
                 losses = (metrics["loss"], metrics["validation_loss"])
                 check_footing("Training", step + 1, losses, candidate, config.learning_rate)
                 if not select or all(_key(metrics) > _key(before) for before in training.history):
@@ -124,10 +130,8 @@ def fit(
     model = training.model
     model.load_state_dict(training.best)
     model.eval()
-    if language is not None and not language.present.all():
-        of_seen = np.flatnonzero(language.present[validation_labels])
-        if len(of_seen) > 1:
-            let_unseen_in(model, train, validation, of_seen, language.present)
+    if language is not None and not language.present.all() and len(judged) > 1:
+        let_unseen_in(model, train, validation, judged, language.present)
     return Fitted(model, training.history, training.best_step, predict_probabilities(model, validation))
 
 
@@ -203,12 +207,22 @@ def update(training: Training, batch: Batch, objective: Classification, config: 
             mean += loss.detach()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     average_over_processes([*gradients, mean])
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    for parameters in trained_apart(model):
+        torch.nn.utils.clip_grad_norm_(parameters, config.clip)
     optimizer.step()
     training.step += 1
     training.losses.append(mean)
     if training.average is not None:
         training.average.update(model, training.step)
+
+
+def trained_apart(model: Classifier) -> list[list[torch.nn.Parameter]]:
+    """The parameters in groups that do not influence each other; together they are clipped only within one."""
+    network, everything = model.network, list(model.parameters())
+    if not (isinstance(network, VisionLanguage) and network.head == "attributes"):
+        return [everything]
+    read_off = list(network.class_head.parameters())
+    return [read_off, [p for p in everything if all(p is not other for other in read_off)]]
 
 
 def what_would_be_kept(training: Training, config: TrainingConfig, counts: np.ndarray) -> Classifier:

@@ -226,6 +226,27 @@ def test_the_attribute_head_forms_the_features_alone(data: PreparedDataset) -> N
     assert all(p.grad is None or not p.grad.any() for p in network.network.parameters())
 
 
+def test_classes_do_not_move_the_features_of_the_attribute_head(data: PreparedDataset) -> None:
+    from classifier import training
+    from classifier.state import Training
+
+    said, config = language(data, "attributes"), settings("attributes", clip=0.1).resolved()
+    moved = []
+    for label in (0, 2):  # clipped together, the gradient of classes would shrink that of the attributes
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = training.build(config, 3, 32, training.Transform(), said)
+        rows = torch.arange(32)
+        pixels = torch.from_numpy(data.images("train")[rows.numpy()])
+        batch = Batch(pixels, ((torch.full((32,), label), 1.0),), rows)
+        objective = LanguageObjective(CrossEntropy(np.ones(3)), said, config)
+        state = Training(config, model)
+        for _ in range(2):
+            training.update(state, batch, objective, config)
+        moved.append({name: value.clone() for name, value in model.network.network.state_dict().items()})
+    assert all(torch.equal(value, moved[1][name]) for name, value in moved[0].items())
+
+
 def test_words_are_forgotten_at_random_and_the_same_way_again(data: PreparedDataset) -> None:
     said = language(data)
     objective = LanguageObjective(CrossEntropy(np.ones(3)), said, settings("joint"))
@@ -389,6 +410,41 @@ def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: Pre
 
     wrong = [told_apart(label) for label in ("CLL", "monocyte", "lymphocyte", "erythroblast")]
     assert told_apart("eosinophil") > max(0.7, *(area + 0.1 for area in wrong))
+
+
+def test_a_class_without_a_train_image_has_no_part_in_the_choice_of_weights(data: PreparedDataset) -> None:
+    train, labels = data.tables["train"], data.labels("validation")
+    rows, known = np.flatnonzero(train["label"] != "eosinophil"), np.flatnonzero(labels != 1)
+    config = settings("contrastive", arch="cnn11", steps=4, evaluations=2).resolved()
+    images, validation = data.images("train")[rows], data.images("validation")[:]
+    table = train.iloc[rows].reset_index(drop=True)
+    said = language_for(config, table, lambda: images, data.classes, data.root)
+    fitted = [
+        fit(
+            config,
+            images,
+            data.labels("train")[rows],
+            validation[chosen],
+            labels[chosen],
+            3,
+            "cpu",
+            language=said,
+        )
+        for chosen in (np.arange(len(labels)), known)
+    ]
+    assert fitted[0].history == fitted[1].history and fitted[0].best_step == fitted[1].best_step
+    with pytest.raises(InputError, match="No validation image is of a class that has train images"):
+        unknown = np.flatnonzero(labels == 1)
+        fit(
+            config,
+            images,
+            data.labels("train")[rows],
+            validation[unknown],
+            labels[unknown],
+            3,
+            "cpu",
+            language=said,
+        )
 
 
 @pytest.mark.parametrize(

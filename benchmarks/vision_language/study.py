@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from classifier.attributes import attribute_probabilities, calibrate_attributes,
 from classifier.calibration import unseen_rule
 from classifier.captions import class_sentences, describe
 from classifier.jobs import code_version
-from classifier.language import Language, known_attributes, language_for
+from classifier.language import SENTENCES, Language, known_attributes, language_for
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import CLASS, READ_ATTRIBUTES, READ_TEXT, VisionLanguage
 from classifier.text_encoders import words
@@ -46,8 +47,23 @@ BASE: dict[str, Any] = {"sampling": "balanced", "evaluations": 4}
 # What a row is about, beside an attribute.
 CLASS_PREDICTION, RETRIEVAL, NEW_WORDS, CONTROL = "class", "retrieval", "new words", "control"
 COUNTED = "image to text, frequency counted"  # as `classifier search` ranks captions
-# Retrieval without looking at the image: by how often train images have a caption, all or those of the image's own class.
+# Retrieval without looking at the images → which way. Captions by how often train images have them, all or those of the image's
+# own class; images in any order, or by how often train images of their class have the caption.
 BY_FREQUENCY, BY_CLASS = "by frequency", "by the true class and frequency"
+AT_RANDOM, BY_CLASSES = "at random", "by the true class of each image"
+BLIND = dict.fromkeys((BY_FREQUENCY, BY_CLASS), "image to text") | dict.fromkeys(
+    (AT_RANDOM, BY_CLASSES), "text to image"
+)
+_DRAWS = 50  # of an order among equals
+# The attribute that is commonest in train, of all images or of those of the true class: what a reader of attributes is measured by.
+COMMONEST, COMMONEST_OF_CLASS = "commonest", "commonest of the true class"
+# Controls of zero-shot recognition, all but the last at the same price: without novelty; novelty alone; without sentences of the
+# class, whose place a constant takes; with those of classes that the set does not have; and the nearest sentence, without a price.
+OWN_ALONE, NOVELTY_ALONE, NO_SENTENCE = "its sentences alone", "novelty alone", "no sentence"
+OUTSIDERS, NEAREST = "sentences of other cells", "nearest sentence"
+NOT_THERE = ("erythroblast", "platelet", "immature granulocyte", "AML")
+CLASS_AND_ATTRIBUTES = "class + attributes"  # the head joint with hardly any weight on texts
+_HARDLY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -74,9 +90,11 @@ class Training:
     @property
     def key(self) -> str:
         """SHA-256 (hex, 16 digits) over all that the training depends on."""
-        asked = {"asked": "controls too"} if self.stage in ("zero-shot", "retrieval") else {}
-        if self.config.head == "attributes":
-            asked = {"kept": "the last step"}
+        asked = {
+            "zero-shot": {"asked": "controls of all images"},
+            "attributes": {"kept": "the last step", "clipped": "apart"},
+            "retrieval": {"asked": "controls too"},
+        }.get(self.stage, {})
         of = {"resolution": self.resolution, "left_out": self.left_out, "share": self.share}
         return key_of(self.config, **of, **asked)
 
@@ -110,11 +128,13 @@ def trainings(stage: str) -> Iterator[Training]:
         for arch, samplings in (("resnet18", ("balanced",)), ("convnextv2", ("natural", "balanced"))):
             for share, steps in ((0.01, 150), (0.1, 250), (1.0, 400)):
                 for sampling in samplings:
+                    about = {"share": share, "arch": arch, "steps": steps, "sampling": sampling}
                     for head in (CLASS, "text", "joint"):
-                        name = f"{arch}, {head}, {sampling}"
-                        yield from made(
-                            name, share=share, arch=arch, steps=steps, head=head, sampling=sampling
-                        )
+                        yield from made(f"{arch}, {head}, {sampling}", head=head, **about)
+                    if (arch, sampling) == ("convnextv2", "balanced"):
+                        weights = (1.0, _HARDLY, _HARDLY, 1.0)
+                        name = f"{arch}, {CLASS_AND_ATTRIBUTES}, {sampling}"
+                        yield from made(name, head="joint", joint_weights=weights, **about)
     else:
         raise ValueError(stage)
 
@@ -171,8 +191,9 @@ def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
     """Train, and judge the report half and the unseen set: a row per image and question.
 
     Columns: key, test (the set), what ("class", an attribute, "retrieval" or "new words"); of class and attributes group, label,
-    predicted, confidence (calibrated for attributes) and classes (number of values); of retrieval metric, query and answers
-    (how many there are); of controls metric and query; value of these and of new words; seconds, code.
+    predicted, confidence (calibrated for attributes), classes (number of values) and metric (by which rule without a network);
+    of retrieval metric, query and answers (how many there are); of controls metric, query and label; value of these and of
+    new words; seconds, code.
     """
     data = prepared(sets, out, unit.resolution, unit.left_out)
     rows = subset(data.labels("train"), unit.share, unit.seed)
@@ -199,13 +220,15 @@ def do(unit: Training, sets: Path, out: Path) -> pd.DataFrame:
     for name, judges, splits in (("wbcatt", data, ("test",)), (UNSEEN, other, STUDY_SPLITS)):
         for split in splits:
             tables += _judged(fitted.model, unit.config.head, name, data.classes, judges, split)
+    if unit.stage == "attributes":
+        tables += _commonest(data)
     if unit.config.head in READ_TEXT:
         assert language is not None
         tables += _retrieved(fitted.model, language, data, other)
         if unit.left_out:
             tables += [
                 _new_words(language, data, unit.left_out),
-                _controls(fitted.model, data, unit.left_out),
+                _controls(fitted.model, language, data, unit.left_out),
             ]
     return pd.concat(tables, ignore_index=True).assign(key=unit.key, seconds=seconds, code=code_version())
 
@@ -242,6 +265,24 @@ def _predictions(
             "classes": p.shape[1],
         }
     )
+
+
+def _commonest(data: PreparedDataset) -> list[pd.DataFrame]:
+    """The attributes of the report half as who does not look at the images would say them, from the train images."""
+    (train, test), columns = [attribute_indices(data.tables[s], data.root) for s in ("train", "test")], []
+    labels = [data.labels("train"), data.labels("test")]
+    for rule, groups in (
+        (COMMONEST, [np.zeros_like(of) for of in labels]),
+        (COMMONEST_OF_CLASS, labels),
+    ):
+        for k, (attribute, values) in enumerate(ATTRIBUTES.items()):
+            there, known = test[:, k] != UNKNOWN, train[:, k] != UNKNOWN
+            counts = np.zeros((len(data.classes), len(values)))
+            np.add.at(counts, (groups[0][known], train[known, k]), 1)
+            said = counts[groups[1][there]]
+            rows = _predictions("wbcatt", attribute, data.tables["test"][there], test[there, k], said)
+            columns.append(rows.assign(metric=rule, confidence=np.nan))
+    return columns
 
 
 def _retrieved(
@@ -289,14 +330,20 @@ def _both_ways(
 
 
 def _unlooked(labels: np.ndarray, of_class: np.ndarray, own: np.ndarray) -> pd.DataFrame:
-    """Image to text for who does not look at the image: `labels`, int N; `of_class`: int K×M, how many train images of each class
+    """For who does not look at the images, as `BLIND` says: `labels`, int N; `of_class`: int K×M, how many train images of each class
     have each caption; `own` as above."""
     relevant = own[:, None] == np.arange(of_class.shape[1])
     ways = {
         BY_FREQUENCY: (np.tile(of_class.sum(axis=0), (len(own), 1)), relevant),
         BY_CLASS: (of_class[labels], relevant),
     }
-    return _metrics("wbcatt", ways, of_class.shape[1])
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(_DRAWS):
+        order = rng.random(relevant.T.shape) / 2  # among images of as many
+        images = {AT_RANDOM: (order, relevant.T), BY_CLASSES: (of_class.T[:, labels] + order, relevant.T)}
+        drawn.append(_metrics("wbcatt", images, of_class.shape[1]))
+    text_to_image = drawn[0].assign(value=np.mean([table["value"] for table in drawn], axis=0))
+    return pd.concat([_metrics("wbcatt", ways, of_class.shape[1]), text_to_image], ignore_index=True)
 
 
 def _metrics(test: str, ways: Mapping[str, tuple[np.ndarray, np.ndarray]], captions: int) -> pd.DataFrame:
@@ -310,37 +357,55 @@ def _metrics(test: str, ways: Mapping[str, tuple[np.ndarray, np.ndarray]], capti
     return table.assign(test=test, what=RETRIEVAL, answers=captions)
 
 
-def _controls(model: Classifier, data: PreparedDataset, left_out: str) -> pd.DataFrame:
-    """Whether images of the left-out class would be given to it at the same price by a part of the rule alone, or by the
-    sentences of another class (the share of the others whose sentences do it)."""
+def _controls(model: Classifier, language: Language, data: PreparedDataset, left_out: str) -> pd.DataFrame:
+    """Which images of the report half would be given to the left-out class by a part of the rule, or by other sentences (the share
+    of the other classes whose sentences do it): a row for each control and image."""
     assert isinstance(model.network, VisionLanguage)
     head, k = model.network.by_sentence, data.classes.index(left_out)
-    own = np.flatnonzero(data.labels("test") == k)
-    z = [embed_images(model, data.images("validation")), embed_images(model, data.images("test"), own)]
-    others = np.arange(len(data.classes)) != k
+    z = [embed_images(model, data.images(split)) for split in ("validation", "test")]
     with torch.inference_mode():
         likeness = [(head.scale * torch.from_numpy(x) @ head.embeddings.T).numpy() for x in z]
         novelty = [head.novelty(torch.from_numpy(x)).numpy() for x in z]
-
-    def given(own_logit: Callable[[np.ndarray], np.ndarray], weight: float) -> np.ndarray:
-        """By a rule that is found on validation, with another logit of the class, and novelty counted or not."""
-        changed = [logits.copy() for logits in likeness]
-        for logits in changed:
-            logits[:, k] = own_logit(logits)
-        w, v, t = unseen_rule(changed[0], weight * novelty[0], others)[:, k]
-        margin = changed[1][:, k] - changed[1][:, others].max(axis=1)
-        return w * margin + v * weight * novelty[1] > t
-
+    given = partial(given_to, k, likeness, novelty)
+    others = np.arange(len(data.classes)) != k
+    outsiders = []
+    for label in NOT_THERE:
+        t = embed_texts(model, language.reader, class_sentences(label, SENTENCES, 0, named=False)).mean(
+            axis=0
+        )
+        own = [float(head.scale.detach()) * x @ (t / np.linalg.norm(t)) for x in z]
+        outsiders.append(given(own))
     ways = {
-        "likeness alone": given(lambda logits: logits[:, k], 0.0),
-        "novelty alone": given(lambda logits: logits[:, others].max(axis=1), 1.0),
-        "another's sentences": np.mean(
-            [given(lambda logits, j=j: logits[:, j], 1.0) for j in np.flatnonzero(others)], axis=0
-        ),
+        OWN_ALONE: given([logits[:, k] for logits in likeness], 0.0),
+        NO_SENTENCE: given([np.zeros(len(x)) for x in z]),
+        NOVELTY_ALONE: given([logits[:, others].max(axis=1) for logits in likeness]),
+        OUTSIDERS: np.mean(outsiders, axis=0),
+        NEAREST: likeness[1].argmax(axis=1) == k,
     }
-    rows = [(way, query, float(hit)) for way, hits in ways.items() for query, hit in enumerate(hits)]
-    table = pd.DataFrame(rows, columns=["metric", "query", "value"])
-    return table.assign(test="wbcatt", what=CONTROL)
+    of = {"query": np.arange(len(z[1])), "label": data.labels("test")}
+    tables = [pd.DataFrame(of | {"metric": way, "value": said.astype(float)}) for way, said in ways.items()]
+    return pd.concat(tables, ignore_index=True).assign(test="wbcatt", what=CONTROL)
+
+
+def given_to(
+    k: int,
+    likeness: Sequence[np.ndarray],
+    novelty: Sequence[np.ndarray],
+    own: Sequence[np.ndarray],
+    weight: float = 1.0,
+) -> np.ndarray:
+    """Which images are given to the class k by the rule for unseen classes, bool N.
+
+    Pairs of the validation images, by which the rule is found, and the N images: `likeness` of the sentences of K classes, float
+    ·×K; `novelty`, float ·, which counts by `weight`; `own`, float ·, takes the place of the likeness to those of k.
+    """
+    changed = [logits.copy() for logits in likeness]
+    for logits, values in zip(changed, own, strict=True):
+        logits[:, k] = values
+    others = np.arange(likeness[0].shape[1]) != k
+    w, v, t = unseen_rule(changed[0], weight * novelty[0], others)[:, k]
+    margin = changed[1][:, k] - changed[1][:, others].max(axis=1)
+    return w * margin + v * weight * novelty[1] > t
 
 
 def _new_words(language: Language, data: PreparedDataset, left_out: str) -> pd.DataFrame:

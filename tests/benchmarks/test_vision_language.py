@@ -9,13 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import f1_score
 
 from balancer import smear
 from benchmarks.vision_language import balancing, study, synthesis, tables
 from benchmarks.vision_language.study import CLASSES, Training, do, in_report_half, prepared, trainings
-from classifier.models.vision_language import VALUES
+from classifier.calibration import unseen_rule
+from classifier.captions import class_sentences
+from classifier.models.vision_language import VALUES, SentenceHead
+from classifier.text_encoders import words
 
 
 @pytest.fixture
@@ -65,13 +69,61 @@ def test_a_training_answers_what_its_stage_asks(small: Path) -> None:
     assert set(table[table["what"].isin(study.ATTRIBUTES)]["test"]) == {"wbcatt"}  # segwbc has none
     found = table[table["what"] == "retrieval"]
     assert found.groupby("test")["answers"].first()["segwbc"] == 5
-    ways = ("image to text", "text to image", study.COUNTED, study.BY_FREQUENCY, study.BY_CLASS)
+    ways = ("image to text", "text to image", study.COUNTED, *study.BLIND)
     assert set(found["metric"]) == {f"{way}, {m}" for way in ways for m in tables.METRICS}
     controls = table[table["what"] == "control"]
-    assert set(controls["metric"]) == {"likeness alone", "novelty alone", "another's sentences"}
-    assert (controls.groupby("metric").size() == (own["label"] == CLASSES.index("monocyte")).sum()).all()
-    assert controls["value"].between(0, 1).all()
-    assert (table[table["what"] == "new words"]["value"] >= 0).all()
+    assert set(controls["metric"]) == set(tables.CONTROLS)
+    for _, control in controls.groupby("metric"):
+        assert control["label"].tolist() == own["label"].tolist()
+    said = controls[controls["metric"] != study.OUTSIDERS]["value"]
+    assert set(said) <= {0.0, 1.0}
+    (new,) = table[table["what"] == "new words"]["value"]
+    said = {word for text in class_sentences("monocyte", 8, 0, named=False) for word in words(text)}
+    assert 0 < new < len(said)  # "cell" is known of others
+
+
+def test_attributes_are_measured_by_what_is_commonest(small: Path) -> None:
+    data = prepared(small, small / "out", 32)
+    parts = study._commonest(data)
+    assert len(parts) == 2 * len(study.ATTRIBUTES)
+    train, test = data.tables["train"], data.tables["test"]
+    for rule, by in ((study.COMMONEST, None), (study.COMMONEST_OF_CLASS, "label")):
+        rows = next(
+            p for p in parts if p["metric"].iat[0] == rule and p["what"].iat[0] == "cytoplasm_texture"
+        )
+        values = study.ATTRIBUTES["cytoplasm_texture"]
+        of = train["cytoplasm_texture"].groupby(train[by] if by else np.zeros(len(train)))
+        counts = of.value_counts()
+        for i, label in enumerate(test["label"] if by else np.zeros(len(test))):
+            assert counts[label][values[rows["predicted"].iat[i]]] == counts[label].max()
+
+
+def test_images_that_are_not_looked_at_are_found_by_chance() -> None:
+    of_class = np.array([[3, 0], [0, 2]])  # the first caption is that of the first class alone
+    labels, own = np.array([0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
+    found = study._unlooked(labels, of_class, own).groupby("metric")["value"].mean()
+    assert found[f"{study.AT_RANDOM}, R@1"] == pytest.approx(0.5, abs=0.15)
+    assert found[f"{study.BY_CLASSES}, R@1"] == pytest.approx((1 + 3 / 4) / 2, abs=0.1)
+    assert found[f"{study.BY_CLASSES}, R@5"] == 1
+    assert found[f"{study.BY_CLASS}, R@1"] == pytest.approx(5 / 6)
+
+
+def test_the_rule_gives_what_the_head_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, k = np.random.default_rng(0), 2
+    likeness = [rng.normal(size=(n, 4)) for n in (60, 80)]
+    novelty = [rng.random(n) for n in (60, 80)]
+    head = SentenceHead(4, 8)
+    head.rule = torch.from_numpy(unseen_rule(likeness[0], novelty[0], np.arange(4) != k))
+    monkeypatch.setattr(SentenceHead, "novelty", lambda self, z: torch.from_numpy(novelty[1]))
+    answered = head.with_unseen(torch.from_numpy(likeness[1]), torch.zeros(80, 8)).argmax(dim=1).numpy() == k
+    said = study.given_to(k, likeness, novelty, [values[:, k] for values in likeness])
+    assert (said == answered).all() and 0 < said.sum() < 40
+    silent = study.given_to(k, likeness, novelty, [np.zeros(60), np.zeros(80)])
+    louder = study.given_to(k, likeness, novelty, [np.full(60, 5.0), np.full(80, 5.0)])
+    assert (silent == louder).all() and (silent != said).any()  # whatever the constant
+    alone = study.given_to(k, likeness, novelty, [values[:, k] for values in likeness], 0.0)
+    order = likeness[1][:, k] - np.delete(likeness[1], k, axis=1).max(axis=1)
+    assert order[alone].min() > order[~alone].max()
 
 
 def test_no_training_stands_twice_in_a_stage_and_every_stage_has_three_seeds() -> None:
@@ -92,12 +144,16 @@ def test_the_page_gives_known_values() -> None:
         made.append(rows.assign(what="class", classes=5, confidence=0.5, **common))
         made.append(rows.assign(what="class", classes=5, confidence=0.5, **(common | {"test": "segwbc"})))
         made.append(pd.DataFrame({"what": ["new words"], "value": [3.0]}).assign(**common))
-        half = pd.DataFrame({"metric": "novelty alone", "query": range(4), "value": [1.0, 0, 0, 1]})
+        given = [1.0, 0, 0, 1, 1, 0, 0, 0]
+        half = pd.DataFrame({"metric": study.NO_SENTENCE, "query": range(8), "label": labels, "value": given})
         made.append(half.assign(what="control", **common))
     page = tables.page(pd.concat(made, ignore_index=True))
-    (row,) = (line for line in page.splitlines() if line.startswith("| monocyte"))
-    assert row.startswith("| monocyte | 0.750 (") and row.endswith("of 4 | 0.500 | 3 |")
-    assert "chance is 0.20" in page and "| mean | 0.750 |  | 0.500 |  |" in page
+    row, elsewhere = (line for line in page.splitlines() if line.startswith("| monocyte"))
+    assert row.startswith("| monocyte | 0.750 (")
+    assert "of 4 | 0.000 | – | 0.500 / 0.250 | – | – | – | 3 |" in row
+    assert "chance is 0.20" in page and "\n| the rule | 0.750 (" in page
+    assert f"\n| minus {study.NO_SENTENCE} | 0.250 (" in page and f"\n| minus {study.NEAREST} | – |" in page
+    assert elsewhere.startswith("| monocyte | 0.750 (") and elsewhere.endswith("of 4 | 0.000 | 1.000 |")
 
 
 def test_the_page_of_attributes_and_retrieval_gives_known_values() -> None:
@@ -110,7 +166,10 @@ def test_the_page_of_attributes_and_retrieval_gives_known_values() -> None:
                     labels = np.array([0, 0, 1, 1])
                     predicted = np.array([0, 0, 1, k % 2])  # every second attribute has an error
                     rows = pd.DataFrame({"label": labels, "predicted": predicted, "group": list("abcd")})
-                    made.append(rows.assign(what=attribute, classes=len(values), confidence=1.0, **common))
+                    rows = rows.assign(what=attribute, classes=len(values), confidence=1.0, **common)
+                    made.append(rows)
+                    for rule in (study.COMMONEST, study.COMMONEST_OF_CLASS):
+                        made.append(rows.assign(metric=rule, predicted=0))
             else:
                 for way in ("image to text", study.BY_FREQUENCY):
                     for metric in tables.METRICS:
@@ -125,6 +184,7 @@ def test_the_page_of_attributes_and_retrieval_gives_known_values() -> None:
     assert lines["cell shape"].startswith(
         "| cell shape | 1.000 (no variation) | 1.000 (no variation) | 0.000"
     )
+    assert lines["cell shape"].endswith("| 0.500 / 0.333 | 0.500 / 0.333 |")
     assert (
         lines["mean"].startswith(f"| mean | {1 - 6 / 11 / 4:.3f} (")
         and f"| {(5 + 6 * f1) / 11:.3f} (" in lines["mean"]
@@ -152,6 +212,15 @@ def test_an_interval_has_the_variance_of_images_and_seeds() -> None:
     )  # 3 degrees of freedom: 0.5 ± 3.18 × 0.29
     assert tables.interval(np.ones(6), np.repeat([0, 1], 3)) == "1.000 (no variation, 2 seeds)"
     assert tables.interval(np.array([1.0, 0.0]), np.zeros(2)) == "0.500 (1 seed)"
+
+
+def test_a_mean_over_sets_of_trainings_has_their_variance_together() -> None:
+    seeds = np.repeat([0, 1, 2], 4)
+    values = np.tile([0.0, 1.0, 1.0, 0.0], 3)
+    one, two = (tables.mean_interval([(values, seeds)] * n) for n in (1, 2))
+    assert one == "0.500 (-0.419 to 1.419)"  # 0.5 ± 3.18 × 0.29
+    assert two == "0.500 (0.001 to 0.999)"  # 6 degrees of freedom: 0.5 ± 2.45 × 0.20
+    assert tables.mean_interval([(values, seeds), (np.full(12, np.nan), seeds)]) == "–"
 
 
 def test_combinations_are_the_commonest_and_the_rarest_of_a_class(

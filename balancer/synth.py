@@ -269,7 +269,7 @@ def synthesise(
         note(
             f"The scorer was not trained on {', '.join(strange)}: how well such images fit the text, it can only guess."
         )
-    least = {label: _least(scorer, data, label, seed) for label in labels} if scorer else {}
+    least = {label: least_similarity(scorer, data, label, seed) for label in labels} if scorer else {}
     wish = _Wish(asked, scorer, least)
     gate = fit_gate(data, labels, extractor, seed, _seen_outside_train(generator, data))
     seeds = {label: _seeds(seed, data.class_index(label), n * max_candidates) for label in labels}
@@ -368,7 +368,7 @@ def _check_scorer(scorer: Scorer, data: PreparedDataset) -> None:
             )
 
 
-def _least(scorer: Scorer, data: PreparedDataset, label: str, seed: int) -> float:
+def least_similarity(scorer: Scorer, data: PreparedDataset, label: str, seed: int) -> float:
     """The similarity to the text that candidates of a class need: `_PERCENTILE` of that of its real train images."""
     real, _ = data.images_of(label, ["train"])
     if not len(real):

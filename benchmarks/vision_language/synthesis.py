@@ -11,23 +11,25 @@ scorer. Runs that are there are not made again. Writes results/vision-language-s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from balancer.data import PreparedDataset
-from balancer.data.attributes import ATTRIBUTES, attribute_indices
+from balancer.data.attributes import ATTRIBUTES
 from balancer.files import write_text
 from balancer.generators import GeneratorConfig, read_source
 from balancer.generators import train as train_generator
 from balancer.generators.checkpoints import load_generator
+from balancer.synth import least_similarity
 from benchmarks.parts import markdown_table, sets_option
 from benchmarks.vision_language.study import CLASSES, prepared
 from classifier.attributes import attribute_probabilities
 from classifier.captions import describe
-from classifier.checkpoints import ClassifierRun, load_run
+from classifier.checkpoints import load_run
 from classifier.config import TrainingConfig
 from classifier.runs import train_run
 from classifier.vision_language import text_scorer
@@ -35,9 +37,11 @@ from classifier.vision_language import text_scorer
 RESULTS = Path(__file__).parents[1] / "results/vision-language-synthesis.md"
 RESOLUTION = 64
 IMAGES = 64  # made for each combination
-KEPT = 0.25  # of the candidates for a text, as many as fit it better than three of four real images would
-FEWEST = 10  # train images of a combination that is asked for
-ASKED = ("cell_size", "nucleus_shape", "granule_colour")  # what a combination of the train images is asked by
+CANDIDATES = 320  # made for each text: five for each image, as `balancer synth` makes at most
+STEPS = 1000  # of reader and scorer
+FEWEST, FEWEST_JUDGED = 50, 15  # images in train, and real ones beside, of a combination that is asked for
+# What a combination of the train images is asked by: none of it follows from the class.
+ASKED = ("cell_size", "nucleus_shape", "cytoplasm_vacuole")
 NEW: tuple[dict[str, str], ...] = (  # no image has them
     {"nucleus_shape": "segmented-multilobed", "granularity": "no"},
     {"nucleus_shape": "segmented-multilobed", "nuclear_cytoplasmic_ratio": "high"},
@@ -53,8 +57,8 @@ def generator(data: PreparedDataset, out: Path, condition: str, kimg: float) -> 
             generator="projected",
             kimg=kimg,
             condition=condition,
-            unconditional_kimg=1.0,
-            ramp_kimg=1.5,
+            unconditional_kimg=kimg / 20,
+            ramp_kimg=1.5 * kimg / 20,
             seed=0,
         )
         source = read_source("builtin", RESOLUTION)
@@ -70,35 +74,38 @@ def classifier(data: PreparedDataset, out: Path, name: str, **settings: object) 
     return run
 
 
-def combinations(data: PreparedDataset) -> list[tuple[str, dict[str, str]]]:
-    """For each class its commonest and its rarest values of `ASKED` in train, of those that have `FEWEST` images."""
-    known = attribute_indices(data.tables["train"], data.root)
-    columns = [list(ATTRIBUTES).index(name) for name in ASKED]
+def judged(data: PreparedDataset) -> tuple[pd.DataFrame, np.ndarray]:
+    """The images of WBCAtt's val split, uint8 N×R×R×3, and their rows; the reader is not chosen by any of them."""
+    splits = ("validation", "test")
+    table = pd.concat([data.tables[split] for split in splits], ignore_index=True)
+    return table, np.concatenate([data.images(split)[:] for split in splits])
+
+
+def combinations(train: pd.DataFrame, judged: pd.DataFrame) -> list[tuple[str, dict[str, str]]]:
+    """For each class its commonest and its rarest values of `ASKED` in train, of those that have `FEWEST` images there and
+    `FEWEST_JUDGED` among those that are judged."""
     chosen = []
     for label in CLASSES:
-        own = known[(data.tables["train"]["label"] == label).to_numpy()][:, columns]
-        found, counts = np.unique(own, axis=0, return_counts=True)
-        enough = [
-            row
-            for row, n in sorted(zip(found.tolist(), counts.tolist(), strict=True), key=lambda x: -x[1])
-            if n >= FEWEST
-        ]
-        for row in dict.fromkeys(tuple(row) for row in (enough[0], enough[-1])):
-            values = {name: ATTRIBUTES[name][i] for name, i in zip(ASKED, row, strict=True)}
-            chosen.append((label, values))
+        own, beside = (
+            table[table["label"] == label].groupby(list(ASKED)).size() for table in (train, judged)
+        )
+        enough = own[(own >= FEWEST) & (beside.reindex(own.index, fill_value=0) >= FEWEST_JUDGED)]
+        order = enough.sort_values(ascending=False, kind="stable").index
+        for values in dict.fromkeys((order[0], order[-1])):
+            chosen.append((label, dict(zip(ASKED, values, strict=True))))
     return chosen
 
 
-def shown(reader: ClassifierRun, images: np.ndarray, asked: Mapping[str, str]) -> tuple[float, float]:
-    """Shares in [0, 1] as read by `reader`: of the attributes asked for that images show, and of images that show them all."""
-    read = attribute_probabilities(reader.model, images)
-    right = np.stack(
+def shown(read: Sequence[np.ndarray], asked: Mapping[str, str]) -> np.ndarray:
+    """Which of the attributes asked for N images show, bool N×A, by the probabilities that the reader gives, for each attribute
+    float N×values."""
+    return np.stack(
         [
             read[list(ATTRIBUTES).index(name)].argmax(axis=1) == ATTRIBUTES[name].index(value)
             for name, value in asked.items()
-        ]
+        ],
+        axis=1,
     )
-    return float(right.mean()), float(right.all(axis=0).mean())
 
 
 def having(table: pd.DataFrame, asked: Mapping[str, str], label: str | None = None) -> np.ndarray:
@@ -107,14 +114,6 @@ def having(table: pd.DataFrame, asked: Mapping[str, str], label: str | None = No
     for name, value in asked.items():
         has = has & (table[name] == value).to_numpy()
     return np.flatnonzero(has)
-
-
-def real(data: PreparedDataset, asked: Mapping[str, str], label: str | None) -> np.ndarray:
-    """Real images of the reported half that have the attributes, of the class where one is named: uint8 N×R×R×3.
-
-    The reader was chosen on the other half.
-    """
-    return data.images("test")[having(data.tables["test"], asked, label)]
 
 
 def unseen(data: PreparedDataset) -> list[dict[str, str]]:
@@ -128,49 +127,77 @@ def unseen(data: PreparedDataset) -> list[dict[str, str]]:
 def page(data: PreparedDataset, out: Path, kimg: float) -> str:
     """The Markdown page; makes the runs that are missing."""
     reader = load_run(
-        classifier(
-            data, out, "reader", arch="resnet18", head="attributes", steps=1000, seed=1, sampling="balanced"
-        )
+        classifier(data, out, "reader", arch="resnet18", head="attributes", steps=STEPS, seed=1)
     )
     scorer = classifier(
-        data, out, "scorer", arch="convnextv2", head="joint", steps=1000, seed=0, sampling="balanced"
+        data, out, "scorer", arch="convnextv2", head="joint", steps=STEPS, sampling="balanced"
     )
     told = load_generator(generator(data, out, "attributes", kimg), "cpu")
     plain = load_generator(generator(data, out, "class", kimg), "cpu")
-    seeds, many = list(range(IMAGES)), list(range(1000, 1000 + round(IMAGES / KEPT)))
-    rows = []
-    asked: list[tuple[str | None, dict[str, str]]] = [
-        *combinations(data),
-        *((None, values) for values in unseen(data)),
+    table, images = judged(data)
+    real = attribute_probabilities(reader.model, images)
+    seeds, many = list(range(IMAGES)), list(range(1000, 1000 + CANDIDATES))
+
+    def read(made: np.ndarray) -> list[np.ndarray]:
+        return attribute_probabilities(reader.model, made)
+
+    rows, by_attribute = [], []
+    for label, values in combinations(data.tables["train"], table):
+        candidates = plain.generate(label, many)
+        score = text_scorer(scorer, describe(values, 0), data)
+        fits = score.scores(candidates) >= least_similarity(score, data, label, 0)
+        own = having(table, values, label)
+        from_class = shown(read(candidates), values)
+        arms = (
+            shown([p[own] for p in real], values),
+            shown(read(told.generate_attributes(values, seeds, label=label)), values),
+            from_class,
+            from_class[fits],
+        )
+        rows.append((label, _said(values), *map(_all_shown, arms)))
+        by_attribute.append([arm.mean(axis=0) if len(arm) else np.full(len(ASKED), np.nan) for arm in arms])
+    means = np.nanmean(by_attribute, axis=0).T  # attributes × arms
+    singly = [
+        (name.replace("_", " "), *(f"{x:.2f}" for x in of)) for name, of in zip(ASKED, means, strict=True)
     ]
-    for label, values in asked:
-        cells = [_shares(reader, real(data, values, label), values)]
-        cells.append(_shares(reader, told.generate_attributes(values, seeds, label=label), values))
-        if label is not None:
-            candidates = plain.generate(label, many)
-            scores = text_scorer(scorer, describe(values, 0), data).scores(candidates)
-            best = np.argsort(-scores, kind="stable")[:IMAGES]
-            cells += [_shares(reader, candidates, values), _shares(reader, candidates[best], values)]
-        else:
-            cells += ["–", "–"]
-        rows.append((label or "none has it", ", ".join(f"{k} {v}" for k, v in values.items()), *cells))
-    header = ("class", "asked for", "real", "told attributes", "told the class", "… and kept by the text")
-    about = (
-        f"# Images by a text or by attributes\n\nPBC with WBCAtt's attributes at {RESOLUTION} px, generators of {kimg:g} kimg from the one in "
-        f"the box. Share of the attributes asked for that the images show / of images that show all of them, as read by a "
-        f"ResNet-18 (head `attributes`, another seed) that chose none of them; real images are those of WBCAtt's reported half with these "
-        f"attributes, their number in brackets. {IMAGES} images for each combination; by text the best {KEPT:.0%} of "
-        f"{round(IMAGES / KEPT)} are kept, scored by a ConvNeXt V2 (head `joint`). One generator each. The generator in the box "
-        "saw a half of PBC, images of WBCAtt's val split among them; nothing here is judged by likeness to these.\n\n"
+    new = []
+    for values in unseen(data):
+        made = shown(read(told.generate_attributes(values, seeds)), values)
+        alone = [
+            _all_shown(shown([p[having(table, {name: value})] for p in real], {name: value}))
+            for name, value in values.items()
+        ]
+        each = zip(values, made.mean(axis=0), alone, strict=True)
+        new.append(
+            (_said(values), _all_shown(made), "; ".join(f"{name} {x:.2f}, real {y}" for name, x, y in each))
+        )
+    ways = ("real", "told attributes", "told the class", "… and kept by the text")
+    return (
+        "# Images by a text or by attributes\n\n"
+        f"PBC with WBCAtt's attributes at {data.resolution} px, generators of {kimg:g} kimg from the one in the box, one of each kind. Read by a "
+        "ResNet-18 (head `attributes`, another seed) that chose none of the images and was trained on WBCAtt's train split; real images are those of "
+        f"its val split with these attributes. By text those of {CANDIDATES} candidates are kept that fit it better than three of four real train images of the class, "
+        "as `balancer synth --text` does before the gate, by a ConvNeXt V2 (head `joint`). The generator in the box saw a half of PBC, images of the val "
+        "split among them; nothing here is judged by likeness to these.\n\n"
+        "Share of images that show all that was asked for, 95 % interval (Wilson) and number of images:\n\n"
+        f"{markdown_table(('class', 'asked for', *ways), rows)}\n\n"
+        f"Share that shows each attribute, mean over these combinations:\n\n{markdown_table(('attribute', *ways), singly)}\n\n"
+        "Combinations that no image has, each attribute beside its share among the real images that have it:\n\n"
+        f"{markdown_table(('asked for', 'told attributes: all shown', 'each'), new)}\n"
     )
-    return about + markdown_table(header, rows) + "\n"
 
 
-def _shares(reader: ClassifierRun, images: np.ndarray, values: Mapping[str, str]) -> str:
-    if not len(images):
+def _said(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+
+
+def _all_shown(right: np.ndarray) -> str:
+    """The share of N images that show all attributes, from bool N×A."""
+    if not len(right):
         return "– (0)"
-    each, every = shown(reader, images, values)
-    return f"{each:.2f} / {every:.2f} ({len(images)})"
+    n = int(right.all(axis=1).sum())
+    low, high = binomtest(n, len(right)).proportion_ci(method="wilson")
+    return f"{n / len(right):.2f} ({low:.2f} to {high:.2f}) of {len(right)}"
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -226,33 +225,47 @@ def test_a_mean_over_sets_of_trainings_has_their_variance_together() -> None:
 def test_combinations_are_the_commonest_and_the_rarest_of_a_class(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthesis, "ASKED", ("granularity",))
+    monkeypatch.setattr(synthesis, "ASKED", ("granularity", "cell_size"))
+    monkeypatch.setattr(synthesis, "FEWEST", 2)
+    monkeypatch.setattr(synthesis, "FEWEST_JUDGED", 1)
+    train = pd.DataFrame({"label": np.repeat(CLASSES, 9), "granularity": "yes", "cell_size": "big"})
+    beside, monocytes = train.copy(), train.index[train["label"] == "monocyte"]
+    train.loc[monocytes[:2], "granularity"] = train.loc[monocytes[3:5], "cell_size"] = "no"
+    train.loc[monocytes[8], "cell_size"] = "small"  # too few
+    beside.loc[monocytes[0], "granularity"] = "no"  # and none of the size "no"
+    found = [values for label, values in synthesis.combinations(train, beside) if label == "monocyte"]
+    assert found == [{"granularity": "yes", "cell_size": "big"}, {"granularity": "no", "cell_size": "big"}]
+    assert len(synthesis.combinations(train, beside)) == len(CLASSES) + 1
     data = prepared(small, small / "out", 32)
-    train = data.tables["train"]
-    train.loc[train["label"] == "monocyte", "granularity"] = ["yes"] * 4 + ["no"] * 5
-    monkeypatch.setattr(synthesis, "FEWEST", 4)
-    found = synthesis.combinations(data)
-    assert [values for label, values in found if label == "monocyte"] == [
-        {"granularity": "no"},
-        {"granularity": "yes"},
-    ]
-    assert [values for label, values in found if label == "eosinophil"] == [{"granularity": "yes"}]
-    real = synthesis.real(data, {"granularity": "yes"}, "eosinophil")
-    held = data.tables["test"]
-    assert len(real) == ((held["label"] == "eosinophil") & (held["granularity"] == "yes")).sum() > 0
+    table, images = synthesis.judged(data)
+    assert len(table) == len(images) == 30
     monkeypatch.setattr(synthesis, "NEW", ({"granularity": "yes"},))
     with pytest.raises(ValueError, match="which no image should have"):
         synthesis.unseen(data)
 
 
-def test_what_is_shown_is_what_the_reader_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shown_is_what_the_reader_says() -> None:
     read = [np.zeros((4, n)) for n in VALUES]
     size, granularity = read[0], read[-1]
     size[:, 0] = granularity[:3, 1] = 1  # all big, three of four granular
-    monkeypatch.setattr(synthesis, "attribute_probabilities", lambda model, images: read)
-    reader = SimpleNamespace(model=None)
-    assert synthesis.shown(reader, np.zeros(4), {"cell_size": "big", "granularity": "yes"}) == (7 / 8, 3 / 4)
-    assert synthesis.shown(reader, np.zeros(4), {"cell_size": "small"}) == (0, 0)
+    right = synthesis.shown(read, {"cell_size": "big", "granularity": "yes"})
+    assert right.tolist() == [[True, True]] * 3 + [[True, False]]
+    assert synthesis._all_shown(right) == "0.75 (0.30 to 0.95) of 4"
+    assert synthesis._all_shown(right[:0]) == "– (0)"
+
+
+@pytest.mark.slow
+def test_the_page_of_synthesis_is_made_by_a_few_steps(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis, "FEWEST", 1)
+    monkeypatch.setattr(synthesis, "FEWEST_JUDGED", 1)
+    monkeypatch.setattr(synthesis, "IMAGES", 4)
+    monkeypatch.setattr(synthesis, "CANDIDATES", 8)
+    monkeypatch.setattr(synthesis, "NEW", ({"nucleus_shape": "segmented-multilobed", "granularity": "no"},))
+    monkeypatch.setattr(synthesis, "STEPS", 2)
+    data = prepared(small, small / "out", 64)
+    page = synthesis.page(data, small / "synthesis", 0.064)
+    rows = [line for line in page.splitlines() if line.startswith(tuple(f"| {label}" for label in CLASSES))]
+    assert len(rows) >= len(CLASSES) and all(row.count(" of 4 | ") >= 1 and " of 8 | " in row for row in rows)
 
 
 def test_heads_are_compared_image_by_image_in_every_arm() -> None:

@@ -88,6 +88,10 @@ def main() -> None:
     options = parser.parse_args()
     reports = compared(options.demo, options.out)
     study = read_json(reports[CLASS] / "report.json")["study"]
+    primary = {
+        head: read_json(report / "report.json")["conclusion"]["primary"] for head, report in reports.items()
+    }
+    under = ", ".join(f"{head} on {found['b']}" for head, found in primary.items() if found)
     predictions = {head: pd.read_parquet(report / PREDICTIONS) for head, report in reports.items()}
     counts = ", ".join(f"{n} {label}" for label, n in study["data"]["counts"]["train"].items())
     accepted = [s["counts"] for s in study["synthetic"]]
@@ -96,7 +100,8 @@ def main() -> None:
         f"{table(predictions, study['data']['classes'])}\n\n"
         f"Macro-F1 on test, mean of {len(study['seeds'])} seeds and 95 % interval, paired by image and seed. Rendered cells of "
         f"{study['data']['resolution']} px; train: {counts}; synthetic images: {accepted}; {study['config']['arch']}, "
-        f"{study['config']['steps']} steps. `python -m benchmarks.vision_language.balancing` after `balancer demo`.\n"
+        f"{study['config']['steps']} steps. The arm `gan` adds the synthetic images to the cheap arm that is best on validation, which may differ "
+        f"by head: {under or 'none'}. `python -m benchmarks.vision_language.balancing` after `balancer demo`.\n"
     )
     write_text(RESULTS, text)
     print(text)

@@ -47,7 +47,7 @@ from classifier.phrases import stated
 from classifier.prediction import evaluate_run
 from classifier.runs import train_run
 from classifier.text_encoders import UNKNOWN_WORD, WordReader
-from classifier.training import fit
+from classifier.training import fit, predict_probabilities
 from classifier.vision_language import (
     describe_files,
     embed_texts,
@@ -302,12 +302,15 @@ def test_an_image_is_described_in_what_is_seen_and_apart_in_what_is_known(
     run: Path, data: PreparedDataset, tmp_path: Path
 ) -> None:
     paths = data.paths("test")[:3]
-    lines = list(describe_files(load_run(run), paths, explain=tmp_path / "pictures"))
+    opened = load_run(run)
+    lines = list(describe_files(opened, paths, explain=tmp_path / "pictures"))
     assert [line["file_name"] for line in lines] == [str(path) for path in paths]
-    for line in lines:
+    read = attribute_probabilities(opened.model, data.images("test")[:3])
+    for i, line in enumerate(lines):
         assert list(line["attributes"]) == list(ATTRIBUTES)
-        for name, said in line["attributes"].items():
-            assert said["value"] in ATTRIBUTES[name] and 1 / 6 < said["confidence"] <= 1
+        for p, (name, said) in zip(read, line["attributes"].items(), strict=True):
+            assert said["value"] == ATTRIBUTES[name][p[i].argmax()]
+            assert said["confidence"] == pytest.approx(p[i].max(), abs=2e-3)
         sure = {name for name, said in line["attributes"].items() if said["confidence"] >= 0.7}
         for name, values in stated(line["sentence"]).items():
             assert values == {line["attributes"][name]["value"]}
@@ -365,9 +368,9 @@ def test_what_cannot_be_asked_is_said(run: Path, data: PreparedDataset, tmp_path
         search_images(opened, "  ", data, "test", 5)
     with pytest.raises(InputError, match="No word of 'zebra'"):
         search_images(opened, "zebra", data, "test", 5)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="Latin script"):
         search_images(opened, "клетка с ядром", data, "test", 5)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="49,999 characters"):
         search_images(opened, "cell " * 10_000, data, "test", 5)
     plain = train_run(data, [], settings("class", steps=2), tmp_path / "plain")
     for ask in (
@@ -397,6 +400,9 @@ def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: Pre
     assert np.isfinite(p).all() and p[own, 1].mean() > p[~own, 1].mean()
     # The price is counted on images of the other classes, though validation has some of this one.
     assert (p[~own].argmax(axis=1) == 1).mean() == pytest.approx(calibration.UNSEEN_SHARE, abs=0.05)
+    of_test = predict_probabilities(fitted.model, data.images("test")).argmax(axis=1) == 1
+    is_other = data.labels("test") != 1
+    assert of_test[is_other].mean() < 0.2 and of_test[~is_other].mean() > of_test[is_other].mean()
 
     images = np.concatenate([data.images("validation")[:], data.images("test")[:]])
     is_own = np.concatenate([own, data.labels("test") == 1])

@@ -57,9 +57,11 @@ BLIND = dict.fromkeys((BY_FREQUENCY, BY_CLASS), "image to text") | dict.fromkeys
 _DRAWS = 50  # of an order among equals
 # The attribute that is commonest in train, of all images or of those of the true class: what a reader of attributes is measured by.
 COMMONEST, COMMONEST_OF_CLASS = "commonest", "commonest of the true class"
-# Controls of zero-shot recognition, all but the last at the same price: without novelty; novelty alone; without sentences of the
-# class, whose place a constant takes; with those of classes that the set does not have; and the nearest sentence, without a price.
-OWN_ALONE, NOVELTY_ALONE, NO_SENTENCE = "its sentences alone", "novelty alone", "no sentence"
+# Controls of zero-shot recognition, all but the last at the same price: by the rule without novelty; by a constant in place of the
+# likeness to the class's sentences, without novelty (unlike the sentences of all other classes) and with it; by novelty alone; with
+# sentences of classes that the set does not have; and by the nearest sentence, without a price.
+OWN_ALONE, UNCERTAIN_ALONE = "its sentences alone", "unlike all other sentences"
+NO_SENTENCE, NOVELTY_ALONE = "no sentence", "novelty alone"
 OUTSIDERS, NEAREST = "sentences of other cells", "nearest sentence"
 NOT_THERE = ("erythroblast", "platelet", "immature granulocyte", "AML")
 CLASS_AND_ATTRIBUTES = "class + attributes"  # the head joint with hardly any weight on texts
@@ -375,9 +377,11 @@ def _controls(model: Classifier, language: Language, data: PreparedDataset, left
         )
         own = [float(head.scale.detach()) * x @ (t / np.linalg.norm(t)) for x in z]
         outsiders.append(given(own))
+    constant = [np.zeros(len(x)) for x in z]
     ways = {
         OWN_ALONE: given([logits[:, k] for logits in likeness], 0.0),
-        NO_SENTENCE: given([np.zeros(len(x)) for x in z]),
+        UNCERTAIN_ALONE: given(constant, 0.0),
+        NO_SENTENCE: given(constant),
         NOVELTY_ALONE: given([logits[:, others].max(axis=1) for logits in likeness]),
         OUTSIDERS: np.mean(outsiders, axis=0),
         NEAREST: likeness[1].argmax(axis=1) == k,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from benchmarks.vision_language.study import (
     OWN_ALONE,
     RETRIEVAL,
     SEEDS,
+    UNCERTAIN_ALONE,
     UNSEEN,
     every,
 )
@@ -36,7 +37,7 @@ from classifier import calibration, evaluation
 from classifier.models.vision_language import CLASS
 
 CHANCE = 1 / len(CLASSES)
-CONTROLS = (OWN_ALONE, NO_SENTENCE, NOVELTY_ALONE, OUTSIDERS, NEAREST)
+CONTROLS = (OWN_ALONE, UNCERTAIN_ALONE, NO_SENTENCE, NOVELTY_ALONE, OUTSIDERS, NEAREST)
 METRICS = ("R@1", "R@5", "R@10", "mAP")
 PUBLISHED = (0.9409, 0.9127)  # accuracy and macro-F1, WBCAtt's ResNet-50 with ImageNet weights at 224 px
 
@@ -146,7 +147,11 @@ def _zero_shot(rows: pd.DataFrame) -> str:
             *CONTROLS,
             "words that no other class has",
         )
-        better = [(control, mean_interval(found)) for control, found in gains.items()]
+        better = [(f"the rule minus {control}", mean_interval(found)) for control, found in gains.items()]
+        language = (
+            f"{OWN_ALONE} minus {UNCERTAIN_ALONE}",
+            mean_interval(_between(gains, UNCERTAIN_ALONE, OWN_ALONE)),
+        )
         parts.append(
             f"### {name}\n\n{markdown_table(header, body)}\n\nMean recall over the classes, and by how much it is more than that of a "
             f"control, paired by image and seed:\n\n"
@@ -160,6 +165,13 @@ def _zero_shot(rows: pd.DataFrame) -> str:
             )
         )
     return f"{_ZERO_SHOT}\n\n" + "\n\n".join(parts)
+
+
+def _between(
+    gains: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], over: str, under: str
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """By how much the control `under` is better than `over`, from what the rule gains over each."""
+    return [(one - two, seeds) for (one, seeds), (two, _) in zip(gains[over], gains[under], strict=True)]
 
 
 def _given(one: pd.DataFrame, k: int, test: str) -> tuple[np.ndarray, float, float, int, np.ndarray]:
@@ -189,9 +201,9 @@ _ZERO_SHOT = (
     "sentences do not name it. An image is given to it that is like its sentences and unlike the train images, by the sum of both, at "
     f"a price: {calibration.UNSEEN_SHARE:.0%} of the validation images of the other classes (`docs/language.md`); a rule that draws at "
     f"random would have a recall of {calibration.UNSEEN_SHARE:.2f}. What the others pay on the report half stands beside the recall. The controls "
-    f"(recall / others given to it) are at the same price on validation: *{OWN_ALONE}*, without novelty; *{NO_SENTENCE}*, where a constant "
-    "takes the place of the likeness to the class's sentences, so that an image is given to it that is unlike the train images and unlike the "
-    f"sentences of the other classes; *{NOVELTY_ALONE}*; *{OUTSIDERS}*, with the sentences of {', '.join(NOT_THERE)} in place of its own, on "
+    f"(recall / others given to it) are at the same price on validation: *{OWN_ALONE}*, without novelty; *{UNCERTAIN_ALONE}*, where a constant "
+    f"takes the place of the likeness to its own, without novelty; *{NO_SENTENCE}*, this with novelty; *{NOVELTY_ALONE}*; *{OUTSIDERS}*, the rule "
+    f"with the sentences of {', '.join(NOT_THERE)} in place of its own, on "
     f"average. *{NEAREST}* has no price: the largest of the {len(CLASSES)} cosines."
 )
 

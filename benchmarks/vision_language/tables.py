@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,8 @@ from classifier.models.vision_language import CLASS
 
 CHANCE = 1 / len(CLASSES)
 CONTROLS = (OWN_ALONE, UNCERTAIN_ALONE, NO_SENTENCE, NOVELTY_ALONE, OUTSIDERS, NEAREST)
+_RULE = "the rule"
+_Values = tuple[np.ndarray, np.ndarray]  # one number per image (or query) and seed, and the seeds
 METRICS = ("R@1", "R@5", "R@10", "mAP")
 PUBLISHED = (0.9409, 0.9127)  # accuracy and macro-F1, WBCAtt's ResNet-50 with ImageNet weights at 224 px
 
@@ -122,56 +124,36 @@ def _zero_shot(rows: pd.DataFrame) -> str:
     parts = []
     for name, of in rows.groupby("name", sort=False):
         body, elsewhere = [], []
-        gains: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {control: [] for control in CONTROLS}
+        hits: dict[str, list[_Values]] = {way: [] for way in (_RULE, *CONTROLS)}
         for left_out in (label for label in CLASSES if label in set(of["left_out"])):
             one, k = of[of["left_out"] == left_out], CLASSES.index(left_out)
             own, price, _, images, seeds = _given(one, k, "wbcatt")
+            hits[_RULE].append((own, seeds))
             cells = [f"{interval(own, seeds)} of {images}", f"{price:.3f}"]
-            for control, found in gains.items():
+            for control in CONTROLS:
                 said = one[(one["what"] == CONTROL) & (one["metric"] == control)]
-                hits, others = (
-                    said[is_own]["value"].to_numpy() for is_own in (said["label"] == k, said["label"] != k)
-                )
-                cells.append(f"{hits.mean():.3f} / {others.mean():.3f}" if len(hits) else "–")
-                found.append((own - hits if len(hits) == len(own) else np.full(len(own), np.nan), seeds))
+                is_own, value = said["label"] == k, said["value"]
+                hits[control].append((value[is_own].to_numpy(), seeds))
+                cells.append(f"{value[is_own].mean():.3f} / {value[~is_own].mean():.3f}")
             words = one[one["what"] == NEW_WORDS]["value"].mean()
             body.append((left_out, *cells, f"{words:.0f}"))
             own, price, right, images, seeds = _given(one, k, UNSEEN)
-            elsewhere.append(
-                (left_out, f"{interval(own, seeds)} of {images}", f"{price:.3f}", f"{right:.3f}")
-            )
-        header = (
-            "class left out",
-            "recall",
-            "others given to it",
-            *CONTROLS,
-            "words that no other class has",
-        )
-        better = [(f"the rule minus {control}", mean_interval(found)) for control, found in gains.items()]
-        language = (
-            f"{OWN_ALONE} minus {UNCERTAIN_ALONE}",
-            mean_interval(_between(gains, UNCERTAIN_ALONE, OWN_ALONE)),
-        )
+            cells = [f"{interval(own, seeds)} of {images}", f"{price:.3f}", f"{right:.3f}"]
+            elsewhere.append((left_out, *cells))
+        pairs = [*((_RULE, control) for control in CONTROLS), (OWN_ALONE, UNCERTAIN_ALONE)]
+        means = [(_RULE, mean_interval(hits[_RULE]))]
+        means += [(f"{one} minus {two}", mean_interval(_minus(hits[one], hits[two]))) for one, two in pairs]
+        columns = ("class left out", "recall", "others given to it")
         parts.append(
-            f"### {name}\n\n{markdown_table(header, body)}\n\nMean recall over the classes, and by how much it is more than that of a "
-            f"control, paired by image and seed:\n\n"
-            + markdown_table(
-                ("", "recall"),
-                [("the rule", mean_interval(_recalls(of))), *((f"minus {c}", x) for c, x in better)],
-            )
-            + f"\n\nOn `{UNSEEN}`:\n\n"
-            + markdown_table(
-                ("class left out", "recall", "others given to it", "others rightly named"), elsewhere
-            )
+            f"### {name}\n\n{markdown_table((*columns, *CONTROLS, 'words that no other class has'), body)}\n\n"
+            f"Mean recall over the classes, and differences, paired by image and seed:\n\n{markdown_table(('', 'recall'), means)}\n\n"
+            f"On `{UNSEEN}`:\n\n{markdown_table((*columns, 'others rightly named'), elsewhere)}"
         )
     return f"{_ZERO_SHOT}\n\n" + "\n\n".join(parts)
 
 
-def _between(
-    gains: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]], over: str, under: str
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """By how much the control `under` is better than `over`, from what the rule gains over each."""
-    return [(one - two, seeds) for (one, seeds), (two, _) in zip(gains[over], gains[under], strict=True)]
+def _minus(one: Sequence[_Values], two: Sequence[_Values]) -> list[_Values]:
+    return [(a - b, seeds) for (a, seeds), (b, _) in zip(one, two, strict=True)]
 
 
 def _given(one: pd.DataFrame, k: int, test: str) -> tuple[np.ndarray, float, float, int, np.ndarray]:
@@ -186,14 +168,6 @@ def _given(one: pd.DataFrame, k: int, test: str) -> tuple[np.ndarray, float, flo
         len(own) // own["seed"].nunique(),
         own["seed"].to_numpy(),
     )
-
-
-def _recalls(of: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each class left out, whether each image of its own is given to it, and the images' seeds."""
-    found = (
-        (_given(one, CLASSES.index(str(left_out)), "wbcatt")) for left_out, one in of.groupby("left_out")
-    )
-    return [(own, seeds) for own, _, _, _, seeds in found]
 
 
 _ZERO_SHOT = (
@@ -291,12 +265,11 @@ def interval(values: np.ndarray, seeds: np.ndarray) -> str:
     return f"{values.mean():.3f} ({low:.3f} to {high:.3f}{_seeds(count)})"
 
 
-def mean_interval(of: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
-    """The mean over independent sets of trainings of such means, each of values and seeds as `interval` takes them, with its 95 %
-    interval; – where a value is not known or a set has one seed."""
-    if any(np.isnan(values).any() or len(np.unique(seeds)) == 1 for values, seeds in of):
-        return "–"
+def mean_interval(of: Sequence[_Values]) -> str:
+    """The mean over independent sets of trainings of such means, with its 95 % interval where no set has one seed."""
     value = float(np.mean([values.mean() for values, _ in of]))
+    if any(len(np.unique(seeds)) == 1 for _, seeds in of):
+        return f"{value:.3f} (1 seed)"
     found = [_variance(values, seeds) for values, seeds in of]
     parts = np.concatenate([variances for variances, _ in found]) / len(of) ** 2
     if not parts.any():

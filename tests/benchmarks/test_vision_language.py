@@ -143,16 +143,18 @@ def test_the_page_gives_known_values() -> None:
         made.append(rows.assign(what="class", classes=5, confidence=0.5, **common))
         made.append(rows.assign(what="class", classes=5, confidence=0.5, **(common | {"test": "segwbc"})))
         made.append(pd.DataFrame({"what": ["new words"], "value": [3.0]}).assign(**common))
-        given = [1.0, 0, 0, 1, 1, 0, 0, 0]
-        half = pd.DataFrame({"metric": study.NO_SENTENCE, "query": range(8), "label": labels, "value": given})
-        made.append(half.assign(what="control", **common))
+        for control in tables.CONTROLS:
+            given = [1.0, 0, 0, 1, 1, 0, 0, 0] if control == study.NO_SENTENCE else [0.0] * 8
+            about = {"metric": control, "query": range(8), "label": labels, "value": given}
+            made.append(pd.DataFrame(about).assign(what="control", **common))
     page = tables.page(pd.concat(made, ignore_index=True))
     row, elsewhere = (line for line in page.splitlines() if line.startswith("| monocyte"))
     assert row.startswith("| monocyte | 0.750 (")
-    assert "of 4 | 0.000 | – | – | 0.500 / 0.250 | – | – | – | 3 |" in row
+    none = "0.000 / 0.000"
+    assert f"of 4 | 0.000 | {none} | {none} | 0.500 / 0.250 | {none} | {none} | {none} | 3 |" in row
     assert "chance is 0.20" in page and "\n| the rule | 0.750 (" in page
     assert f"\n| the rule minus {study.NO_SENTENCE} | 0.250 (" in page
-    assert f"\n| the rule minus {study.NEAREST} | – |" in page
+    assert f"\n| {study.OWN_ALONE} minus {study.UNCERTAIN_ALONE} | 0.000 (no variation) |" in page
     assert elsewhere.startswith("| monocyte | 0.750 (") and elsewhere.endswith("of 4 | 0.000 | 1.000 |")
 
 
@@ -220,7 +222,7 @@ def test_a_mean_over_sets_of_trainings_has_their_variance_together() -> None:
     one, two = (tables.mean_interval([(values, seeds)] * n) for n in (1, 2))
     assert one == "0.500 (-0.419 to 1.419)"  # 0.5 ± 3.18 × 0.29
     assert two == "0.500 (0.001 to 0.999)"  # 6 degrees of freedom: 0.5 ± 2.45 × 0.20
-    assert tables.mean_interval([(values, seeds), (np.full(12, np.nan), seeds)]) == "–"
+    assert tables.mean_interval([(values, seeds), (values[:4], np.zeros(4))]) == "0.500 (1 seed)"
 
 
 def test_combinations_are_the_commonest_and_the_rarest_of_a_class(

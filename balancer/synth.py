@@ -50,6 +50,11 @@ class Scorer(Protocol):
     def text(self) -> str: ...
 
     @property
+    def path(self) -> Path:
+        """Of the model's run."""
+        ...
+
+    @property
     def sha256(self) -> str:
         """Of the model's weights."""
         ...
@@ -182,8 +187,15 @@ class _Wish:
         asked: dict[str, Any] = {"attributes": dict(self.attributes)} if self.attributes else {}
         if self.scorer is None:
             return asked
-        text = {"text": self.scorer.text, "scorer_sha256": self.scorer.sha256}
-        return asked | {"text": text | {"percentile": _PERCENTILE, "least": round(self.least[label], 6)}}
+        return asked | {
+            "text": {
+                "text": self.scorer.text,
+                "scorer_sha256": self.scorer.sha256,
+                "scorer_path": str(self.scorer.path.absolute()),
+                "percentile": _PERCENTILE,
+                "least": round(self.least[label], 6),
+            }
+        }
 
 
 @dataclass(frozen=True)

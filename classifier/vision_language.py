@@ -291,6 +291,11 @@ class TextScorer:
     _restain: bool  # whether images are still to be brought to the stain of the run's
     _wanted: np.ndarray = field(repr=False)
 
+    @property
+    def path(self) -> Path:
+        """Of the run."""
+        return self.run.root
+
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Cosines of images, uint8 N×R×R×3 of any R, and the text: float32 N in [−1, 1]."""
         side = self.run.resolution

@@ -91,6 +91,7 @@ class Redness:
 
     text: str = "a red cell"
     sha256: str = "5" * 64
+    path: Path = Path("runs/scorer")
     attributes: dict = field(default_factory=dict)
     trained: dict = field(default_factory=dict)  # file names by split
     unknown: tuple = ()
@@ -437,6 +438,7 @@ def test_a_text_stands_in_every_image_s_provenance_and_in_the_set_s(setting):
     result = run(n=8, scorer=Redness(), allow_unverified=True)
     asked = read_json(result.out / "dataset.json")["synthesis"]["a"]["text"]
     assert asked["text"] == "a red cell" and asked["scorer_sha256"] == "5" * 64 and asked["percentile"] == 75
+    assert asked["scorer_path"] == str(Path("runs/scorer").absolute())
     for folder, table in (("train", "metadata.csv"), ("rejected", "rejected.csv")):
         rows = pd.read_csv(result.out / folder / table)
         for row in rows.head(5).itertuples():

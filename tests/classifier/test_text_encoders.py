@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,38 @@ def test_a_frozen_encoder_reads_each_text_once(monkeypatch: pytest.MonkeyPatch) 
     assert asked == [["ab", "c"], ["def"]]
     again = reader_from_json({"name": "hf:anything", "dimension": 2})
     assert again.tower(16)(torch.zeros(3, 2)).shape == (3, 16) and asked == [["ab", "c"], ["def"]]
+
+
+def test_vectors_of_many_texts_are_kept_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[int] = []
+    notes: list[str] = []
+    weights = 1.0
+
+    def encode(texts):
+        asked.append(len(texts))
+        return np.array([[len(text), weights] for text in texts], dtype=np.float32)
+
+    monkeypatch.setitem(text_encoders._LOADERS, "hf:", lambda name: encode)
+    monkeypatch.setattr(text_encoders, "note", notes.append)
+    monkeypatch.setenv("HEMABALANCE_CACHE", str(tmp_path / "cache"))
+    texts = ["x" * i for i in range(text_encoders._WORTH_KEEPING)]
+    first = FrozenReader("hf:anything")(texts)
+    assert asked == [1, 1000] and torch.equal(FrozenReader("hf:anything")(texts), first)
+    assert asked == [1, 1000, 1]  # the trial alone
+    FrozenReader("hf:anything")(texts[::-1])
+    FrozenReader("hf:other")(texts)
+    weights = 2.0
+    assert FrozenReader("hf:anything")(texts)[0, 1] == 2
+    assert asked[3:] == [1, 1000] * 3
+    for path in (tmp_path / "cache/texts").glob("*.npy"):
+        path.write_bytes(b"damaged")
+    assert torch.equal(FrozenReader("hf:other")(texts)[:, 0], first[:, 0]) and asked[9:] == [1, 1000]
+    FrozenReader("hf:anything")(texts[:10])
+    assert asked[11:] == [10]  # not worth it
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEMABALANCE_CACHE", str(tmp_path / "file"))
+    assert torch.equal(FrozenReader("hf:other")(texts)[:, 0], first[:, 0])
+    assert len(notes) == 1 and "cannot be kept in" in notes[0]
 
 
 def test_what_does_not_exist_or_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

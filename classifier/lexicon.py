@@ -339,14 +339,15 @@ def _longest() -> int:
 def equivalents(word: str) -> list[str]:
     """Words that stand for this one where it is not known: the plural or singular of a noun, "no" for another negator.
 
-    >>> equivalents("granule"), equivalents("without"), equivalents("fill")
-    (['granules'], ['no'], [])
+    >>> equivalents("granule"), equivalents("nuclei"), equivalents("without"), equivalents("fill")
+    (['granules'], ['nucleus'], ['no'], [])
     """
     item = _lexicon().get((word,), Item("unknown"))
     if item.kind == "negator":
-        return ["no"]
-    other = word.removesuffix("s") if word.endswith("s") else f"{word}s"
-    return [other] if item.kind == "noun" and (other,) in _lexicon() else []
+        return [] if word in LITTLE else ["no"]
+    forms = (f"{word}s", word.removesuffix("s"), re.sub("us$", "i", word), re.sub("i$", "us", word))
+    nouns = (form for form in forms if _lexicon().get((form,), Item("unknown")).names(item.text))
+    return [form for form in nouns if form != word] if item.kind == "noun" else []
 
 
 def normalised(text: str) -> str:

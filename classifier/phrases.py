@@ -35,6 +35,8 @@ _TRANSPARENT = (
     "texture",
 )  # nouns of any noun
 
+_OF_NONE = ("no", "none of", "none of the", "none of its")
+
 
 def stated(text: str) -> dict[str, set[str]]:
     """Attributes that a text states of a cell → the values that it states, in WBCAtt's vocabulary; others are missing.
@@ -306,14 +308,22 @@ def _subject(items: list[Item], i: int) -> int | None:
         if items[k].kind == "stop":
             return None
         if items[k].kind == "noun":
-            b = k - 1
-            while b >= 0 and (
-                items[b].kind in ("article", "word", "neutral")
-                or items[b].text in ("the", "this", "its", "no", "any")
-            ):
+            b, determined = k - 1, False
+            while b >= 0:
+                determiner = items[b].kind == "article" or items[b].text in (
+                    "the",
+                    "this",
+                    "its",
+                    "no",
+                    "any",
+                )
+                if not determiner and (determined or items[b].kind not in ("word", "neutral")):
+                    break
+                determined |= determiner
                 b -= 1
             where = b >= 0 and items[b].text in ("of", "in", "within", "around", "inside", "from")
-            had = b >= 0 and items[b].text in ("with", "without", "lacking") and items[k + 1].kind == "copula"
+            predicate = items[k + 1].kind == "copula" and items[k + 1].text != "being"
+            had = b >= 0 and items[b].text in ("with", "without", "lacking") and predicate
             if not (where or had):
                 return k
     return None
@@ -324,6 +334,7 @@ def _denied(items: list[Item], i: int) -> bool:
     k = _before(items, i, "word", "neutral", "article", "and", "or")
     if k >= 0 and items[k].kind == "copula" and (noun := _subject(items, k)) is not None:
         k = _before(items, noun, "word", "neutral", "article")
+        return k >= 0 and items[k].text in _OF_NONE
     return k >= 0 and items[k].kind == "negator"
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from balancer.errors import InputError, unknown_name
@@ -193,18 +194,23 @@ def _encoded(name: str, encode: Encode, texts: Sequence[str]) -> np.ndarray:
     weights = encode([_TRIAL]).tobytes().hex()  # other weights of the same name give another vector
     key = hashlib.sha256(json.dumps([name, weights, list(texts)]).encode()).hexdigest()
     path = cache_folder().parent / "texts" / f"{key}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        kept = np.load(path)
-        if len(kept) == len(texts):
-            return kept
-    vectors = encode(texts)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_with(path, lambda aside: np.save(aside, vectors))
-    except OSError as error:
-        note(
-            f"The vectors of the captions cannot be kept in {path.parent} ({error}); they are made again next time."
-        )
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # nothing can be kept there then
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(
+                FileLock(path.with_suffix(".lock"))
+            )  # other processes of a training find it kept
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            kept = np.load(path)
+            if len(kept) == len(texts):
+                return kept
+        vectors = encode(texts)
+        try:
+            write_with(path, lambda aside: np.save(aside, vectors))
+        except OSError as error:
+            note(
+                f"The vectors of the captions cannot be kept in {path.parent} ({error}); they are made again next time."
+            )
     return vectors
 
 

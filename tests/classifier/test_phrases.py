@@ -19,6 +19,11 @@ NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity"
         ("vacuoles are not seen", {"cytoplasm_vacuole": {"no"}}),
         ("The cytoplasm doesn't contain any vacuoles.", {"cytoplasm_vacuole": {"no"}}),
         ("none of the granules are red", {}),
+        ("no coarse granules are red", {}),
+        ("The barely granular cytoplasm is vacuolated.", {"cytoplasm_vacuole": {"yes"}, **NO_GRANULES}),
+        ("The non-indented nucleus is round.", {"nucleus_shape": {"unsegmented-round"}}),
+        ("Without lobes the nucleus is round", {"nucleus_shape": {"unsegmented-round"}}),
+        ("A cell with the nucleus being round", {"nucleus_shape": {"unsegmented-round"}}),
         ("a cell without granules is small", {"cell_size": {"small"}, **NO_GRANULES}),
         ("a nucleus with dense chromatin is round", {
             "nucleus_shape": {"unsegmented-round"}, "chromatin_density": {"densely"}}),

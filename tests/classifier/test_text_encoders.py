@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -42,6 +44,7 @@ def test_a_plural_and_a_negator_are_read_as_what_is_known() -> None:
     assert with_known[0] == with_unknown[0] and with_known[2] == with_unknown[1]
     assert with_known[3] == with_unknown[2]
     assert reader.unread("cells without a granule fill") == ["fill"]  # of nouns alone
+    assert reader.unread("cell with fewer granules") == ["fewer"]  # of which there are some
 
 
 def test_a_reader_is_made_again_from_what_it_says_of_itself() -> None:
@@ -102,6 +105,31 @@ def test_vectors_of_many_texts_are_kept_on_disk(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("HEMABALANCE_CACHE", str(tmp_path / "file"))
     assert torch.equal(FrozenReader("hf:other")(texts)[:, 0], first[:, 0])
     assert len(notes) == 1 and "cannot be kept in" in notes[0]
+
+
+ENCODING = """
+import sys
+import numpy as np
+from classifier import text_encoders
+
+def encode(texts):
+    return np.array([[len(text), 1.0] for text in texts], dtype=np.float32)
+
+text_encoders._LOADERS["hf:"] = lambda name: encode
+texts = ["x" * (i % 50) + str(i) for i in range(20_000)]
+print(float(text_encoders.FrozenReader("hf:anything")(texts).sum()))
+"""
+
+
+def test_processes_that_encode_the_same_texts_do_not_disturb_each_other(tmp_path: Path) -> None:
+    place = {**os.environ, "HEMABALANCE_CACHE": str(tmp_path)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", ENCODING], stdout=-1, stderr=-1, text=True, env=place)
+        for _ in range(2)
+    ]
+    found = [process.communicate() for process in started]
+    assert found[0] == found[1] and not found[0][1] and float(found[0][0]) > 0
+    assert len(list((tmp_path / "texts").glob("*.npy"))) == 1
 
 
 def test_what_does_not_exist_or_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def language_for(
     """
     if config.head == CLASS:
         return None
-    given = own_sentences(config, classes)
+    given = check_language(config, rows, classes, where)
     asked: Rewrite | None = None
     if config.captions == "llm":
         from classifier.rewriting import rewrite  # needs an HTTP client
@@ -111,13 +111,7 @@ def language_for(
     taught = config.head != "contrastive"
     if config.captions == "measured":
         rows = with_measured(rows, images(), where)
-    if config.head in READ_ATTRIBUTES and (attribute_indices(rows, where) == UNKNOWN).all():
-        nothing = f"No train image of {where} has an attribute (columns such as cell_size and nucleus_shape)"
-        if config.head == "attributes":
-            raise InputError(
-                f"{nothing}, so that the head attributes has nothing to learn; take --captions measured, or another --head."
-            )
-        note(f"{nothing}: the head joint learns classes and sentences alone.")
+        _check_attributes(config, rows, where)
     made = language_of(rows, classes, where, config.text_encoder, given, taught, asked)
     if config.head in ("text", "contrastive"):
         of = {label: class_facts(label, given, taught) for label in classes}
@@ -128,19 +122,38 @@ def language_for(
     return made
 
 
-def own_sentences(config: TrainingConfig, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def check_language(
+    config: TrainingConfig, rows: pd.DataFrame, classes: Sequence[str], where: Path | str
+) -> dict[str, tuple[str, ...]]:
     """The sentences by label in the user's file, if `config` names one.
 
-    Raises InputError as `read_sentences`, with the nearest class for a label that is none, and for a class of which nothing
-    is known where there is none of it.
+    Raises InputError for what `language_for` refuses before it loads, measures or asks anything: as `read_sentences`, with the
+    nearest class for a label that is none; for a class of which nothing is known where there is no sentence of it; for an
+    endpoint of another form; and for attributes outside the vocabulary, or none where there is nothing else to learn.
     """
+    for endpoint in config.endpoints:
+        _endpoint(endpoint)
     given = read_sentences(Path(config.sentences)) if config.sentences else {}
     for label in given:
         if label not in classes:
             raise InputError(f"{config.sentences}: {unknown_name('class', label, classes)}")
     for label in classes:
         class_sentences(label, 1, 0, given)
+    if config.captions != "measured":
+        _check_attributes(config, rows, where)
     return given
+
+
+def _check_attributes(config: TrainingConfig, rows: pd.DataFrame, where: Path | str) -> None:
+    known = attribute_indices(rows, where) != UNKNOWN
+    if config.head not in READ_ATTRIBUTES or known.any():
+        return
+    nothing = f"No train image of {where} has an attribute (columns such as cell_size and nucleus_shape)"
+    if config.head == "attributes":
+        raise InputError(
+            f"{nothing}, so that the head attributes has nothing to learn; take --captions measured, or another --head."
+        )
+    note(f"{nothing}: the head joint learns classes and sentences alone.")
 
 
 def _endpoint(text: str) -> Endpoint:

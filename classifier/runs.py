@@ -25,7 +25,7 @@ from classifier.attributes import calibrate_attributes, evaluate_attributes
 from classifier.calibration import UNSEEN_SHARE
 from classifier.checkpoints import FORMAT, SEEN, WEIGHTS, ClassifierRun, load_run, save_weights
 from classifier.config import TrainingConfig
-from classifier.language import Language, known_attributes, language_for, own_sentences
+from classifier.language import Language, check_language, known_attributes, language_for
 from classifier.model_card import model_card
 from classifier.models import resolve_size
 from classifier.models.vision_language import CLASS, READ_ATTRIBUTES
@@ -37,6 +37,8 @@ from classifier.reliability import answers, calibrate
 from classifier.state import StateFile
 from classifier.training import Fitted, build_network, fit
 from classifier.transforms import Images, Transform
+
+_ALL = Arm("All there is to train on.", adds="synthetic")
 
 
 def train_run(
@@ -74,14 +76,14 @@ def check_run(
 ) -> TrainingConfig:
     """The settings that `train_run` would train with, their size resolved; nothing is written.
 
-    Raises InputError for what `train_run` refuses before its first step, less captions and the state that `resume` finds.
+    Raises InputError for what `train_run` refuses before its first step, less text encoders, what measuring finds, and the state that `resume` finds.
     """
     config = config.resolved()
-    if config.head != CLASS:
-        own_sentences(config, data.classes)
     if not resume:
         StateFile(out, {}, overwrite).refuse(_inputs(data, synthetic, config))
     _checked(data, synthetic, config)
+    if config.head != CLASS:
+        check_language(config, _ALL.rows(data, synthetic), data.classes, data.root)
     with torch.random.fork_rng():
         make_optimizer(config, build_network(config, len(data.classes), data.resolution))
     return replace(config, size=resolve_size(config.arch, config.size, data.resolution, config.pretrained))
@@ -119,12 +121,11 @@ def _train(
     resume: bool,
 ) -> None:
     group = processes()
-    arm = Arm("All there is to train on.", adds="synthetic")
-    rows = arm.rows(data, synthetic)
+    rows = _ALL.rows(data, synthetic)
     language = language_for(
         config,
         rows,
-        lambda: arm.train_split(data, synthetic)[0],
+        lambda: _ALL.train_split(data, synthetic)[0],
         data.classes,
         data.root,
     )
@@ -143,7 +144,7 @@ def _train(
         return
     state.refuse(_inputs(data, synthetic, config))
     encoder = _checked(data, synthetic, config)
-    train, train_labels = arm.train_split(data, synthetic)
+    train, train_labels = _ALL.train_split(data, synthetic)
     test = data.images("test")  # before the training, so that a damaged image does not end it
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is
     fitted = fit(

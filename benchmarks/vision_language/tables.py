@@ -142,11 +142,13 @@ def _zero_shot(rows: pd.DataFrame) -> str:
             elsewhere.append((left_out, *cells))
         pairs = [*((_RULE, control) for control in CONTROLS), (OWN_ALONE, UNCERTAIN_ALONE)]
         means = [(_RULE, mean_interval(hits[_RULE]))]
-        means += [(f"{one} minus {two}", mean_interval(_minus(hits[one], hits[two]))) for one, two in pairs]
+        means += [
+            (f"{one} minus {two}", mean_interval(_minus(hits[one], hits[two]), -1.0)) for one, two in pairs
+        ]
         columns = ("class left out", "recall", "others given to it")
         parts.append(
             f"### {name}\n\n{markdown_table((*columns, *CONTROLS, 'words that no other class has'), body)}\n\n"
-            f"Mean recall over the classes, and differences, paired by image and seed:\n\n{markdown_table(('', 'recall'), means)}\n\n"
+            f"Mean recall over the {len(body)} classes, and differences, paired by image and seed:\n\n{markdown_table(('', 'recall'), means)}\n\n"
             f"On `{UNSEEN}`:\n\n{markdown_table((*columns, 'others rightly named'), elsewhere)}"
         )
     return f"{_ZERO_SHOT}\n\n" + "\n\n".join(parts)
@@ -265,17 +267,18 @@ def interval(values: np.ndarray, seeds: np.ndarray) -> str:
     return f"{values.mean():.3f} ({low:.3f} to {high:.3f}{_seeds(count)})"
 
 
-def mean_interval(of: Sequence[_Values]) -> str:
-    """The mean over independent sets of trainings of such means, with its 95 % interval where no set has one seed."""
-    value = float(np.mean([values.mean() for values, _ in of]))
-    if any(len(np.unique(seeds)) == 1 for _, seeds in of):
+def mean_interval(of: Sequence[_Values], lowest: float = 0.0) -> str:
+    """The mean over independent sets of trainings of such means, with its 95 % interval, cut to [lowest, 1], where no set has one
+    seed; the fewest seeds of a set are named."""
+    value, count = float(np.mean([values.mean() for values, _ in of])), min(len(np.unique(s)) for _, s in of)
+    if count == 1:
         return f"{value:.3f} (1 seed)"
     found = [_variance(values, seeds) for values, seeds in of]
     parts = np.concatenate([variances for variances, _ in found]) / len(of) ** 2
     if not parts.any():
-        return f"{value:.3f} (no variation)"
+        return f"{value:.3f} (no variation{_seeds(count)})"
     half, _ = evaluation.half_width(parts, np.concatenate([dfs for _, dfs in found]))
-    return f"{value:.3f} ({value - half:.3f} to {value + half:.3f})"
+    return f"{value:.3f} ({max(value - half, lowest):.3f} to {min(value + half, 1):.3f}{_seeds(count)})"
 
 
 def _variance(values: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -219,8 +219,11 @@ def test_an_interval_has_the_variance_of_images_and_seeds() -> None:
 def test_a_mean_over_sets_of_trainings_has_their_variance_together() -> None:
     seeds = np.repeat([0, 1, 2], 4)
     values = np.tile([0.0, 1.0, 1.0, 0.0], 3)
-    one, two = (tables.mean_interval([(values, seeds)] * n) for n in (1, 2))
-    assert one == "0.500 (-0.419 to 1.419)"  # 0.5 ± 3.18 × 0.29
+    one, two = (tables.mean_interval([(values, seeds)] * n, -1.0) for n in (1, 2))
+    assert one == "0.500 (-0.419 to 1.000)"  # 0.5 ± 3.18 × 0.29
+    assert tables.mean_interval([(values, seeds)]) == "0.500 (0.000 to 1.000)"
+    fewer = [(values, seeds), (values[:8], seeds[:8])]
+    assert tables.mean_interval(fewer).endswith(", 2 seeds)")
     assert two == "0.500 (0.001 to 0.999)"  # 6 degrees of freedom: 0.5 ± 2.45 × 0.20
     assert tables.mean_interval([(values, seeds), (values[:4], np.zeros(4))]) == "0.500 (1 seed)"
 

@@ -318,6 +318,8 @@ def test_the_dry_run_says_how_is_sampled(make_prepared: Callable[..., PreparedDa
         (["--out", "{data}/train"], "exists already"),
         (["--preprocess", ","], "no name is given"),
         (["--head", "text", "--sentences", "nowhere.csv"], "nowhere.csv does not exist"),
+        (["--head", "attributes"], "has nothing to learn"),
+        (["--head", "joint", "--captions", "llm", "--endpoint", "llama"], "not of the form MODEL@URL"),
     ],
 )
 def test_the_dry_run_refuses_what_the_run_would(

@@ -33,6 +33,15 @@ _GRANULOCYTE = {
     "granularity": "yes",
 }
 _NEUTROPHIL = _GRANULOCYTE | {"cell_size": "big", "granule_type": "small", "granule_colour": "pink"}
+_LYMPHOCYTE = {
+    "cell_size": "small",
+    "cell_shape": "round",
+    "nucleus_shape": "unsegmented-round",
+    "nuclear_cytoplasmic_ratio": "high",
+    "chromatin_density": "densely",
+    "cytoplasm_vacuole": "no",
+    **_NO_GRANULES,
+}
 _LYMPHOBLAST = {
     "cell_shape": "round",
     "nucleus_shape": "unsegmented-round",
@@ -106,16 +115,7 @@ CLASSES: dict[str, ClassKnowledge] = {
     ),
     "lymphocyte": ClassKnowledge(
         "lymphocyte",
-        {
-            "cell_size": "small",
-            "cell_shape": "round",
-            "nucleus_shape": "unsegmented-round",
-            "nuclear_cytoplasmic_ratio": "high",
-            "chromatin_density": "densely",
-            "cytoplasm_vacuole": "no",
-            "cytoplasm_colour": "blue",
-            **_NO_GRANULES,
-        },
+        _LYMPHOCYTE | {"cytoplasm_colour": "blue"},
         ("The cytoplasm is a narrow rim around the nucleus.", "The chromatin forms smudged blocks."),
         "Lymphocytes carry the specific defence of the body.",
     ),
@@ -175,16 +175,7 @@ CLASSES: dict[str, ClassKnowledge] = {
     ),
     "CLL": ClassKnowledge(
         "lymphocyte of chronic lymphocytic leukaemia",
-        {
-            "cell_size": "small",
-            "cell_shape": "round",
-            "nucleus_shape": "unsegmented-round",
-            "nuclear_cytoplasmic_ratio": "high",
-            "chromatin_density": "densely",
-            "cytoplasm_vacuole": "no",
-            "cytoplasm_colour": "light blue",
-            **_NO_GRANULES,
-        },
+        _LYMPHOCYTE | {"cytoplasm_colour": "light blue"},
         (
             "The chromatin forms blocks with pale lines between them.",
             "Smudged remains of broken cells may lie nearby.",

@@ -87,10 +87,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
     reports = compared(options.demo, options.out)
-    study = read_json(reports[CLASS] / "report.json")["study"]
-    primary = {
-        head: read_json(report / "report.json")["conclusion"]["primary"] for head, report in reports.items()
-    }
+    documents = {head: read_json(report / "report.json") for head, report in reports.items()}
+    study = documents[CLASS]["study"]
+    primary = {head: document["conclusion"]["primary"] for head, document in documents.items()}
     under = ", ".join(f"{head} on {found['b']}" for head, found in primary.items() if found)
     predictions = {head: pd.read_parquet(report / PREDICTIONS) for head, report in reports.items()}
     counts = ", ".join(f"{n} {label}" for label, n in study["data"]["counts"]["train"].items())

@@ -256,23 +256,16 @@ def _language(rows: pd.DataFrame) -> str:
 def interval(values: np.ndarray, seeds: np.ndarray) -> str:
     """Mean of one number per image (or query) and seed, float N in the same order for each seed, with its 95 % interval, cut to
     [0, 1]; the variance is that of `_variance`."""
-    count, images = len(np.unique(seeds)), len(seeds) // len(np.unique(seeds))
-    if count == 1 or images == 1:
-        return f"{values.mean():.3f} ({count} seed{'s' * (count > 1)})"
-    parts, dfs = _variance(values, seeds)
-    if not parts.any():
-        return f"{values.mean():.3f} (no variation{_seeds(count)})"
-    half, _ = evaluation.half_width(parts, dfs)
-    low, high = max(values.mean() - half, 0), min(values.mean() + half, 1)
-    return f"{values.mean():.3f} ({low:.3f} to {high:.3f}{_seeds(count)})"
+    return mean_interval([(values, seeds)])
 
 
 def mean_interval(of: Sequence[_Values], lowest: float = 0.0) -> str:
-    """The mean over independent sets of trainings of such means, with its 95 % interval, cut to [lowest, 1], where no set has one
-    seed; the fewest seeds of a set are named."""
-    value, count = float(np.mean([values.mean() for values, _ in of])), min(len(np.unique(s)) for _, s in of)
-    if count == 1:
-        return f"{value:.3f} (1 seed)"
+    """The mean over independent sets of trainings of such means, with its 95 % interval, cut to [lowest, 1], where every set has
+    several seeds and images; the fewest seeds of a set are named."""
+    counts = [len(np.unique(seeds)) for _, seeds in of]
+    value, count = float(np.mean([values.mean() for values, _ in of])), min(counts)
+    if count == 1 or any(len(seeds) == n for (_, seeds), n in zip(of, counts, strict=True)):
+        return f"{value:.3f} ({count} seed{'s' * (count > 1)})"
     found = [_variance(values, seeds) for values, seeds in of]
     parts = np.concatenate([variances for variances, _ in found]) / len(of) ** 2
     if not parts.any():

@@ -47,7 +47,7 @@ from classifier.phrases import stated
 from classifier.prediction import evaluate_run
 from classifier.runs import train_run
 from classifier.text_encoders import UNKNOWN_WORD, WordReader
-from classifier.training import fit, predict_probabilities
+from classifier.training import Fitted, fit, predict_probabilities
 from classifier.vision_language import (
     describe_files,
     embed_texts,
@@ -384,18 +384,23 @@ def test_what_cannot_be_asked_is_said(run: Path, data: PreparedDataset, tmp_path
         list(describe_files(load_run(text), data.paths("test")[:1]))
 
 
-def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: PreparedDataset) -> None:
-    train = data.tables["train"]
-    rows = np.flatnonzero(train["label"] != "eosinophil")
-    config = settings("contrastive", sampling="balanced", steps=100).resolved()
-    images = data.images("train")[rows]
-    table = train.iloc[rows].reset_index(drop=True)
+def fit_without_eosinophil(
+    config: TrainingConfig, data: PreparedDataset, chosen: np.ndarray | None = None
+) -> tuple[Fitted, Language]:
+    """A training without the train images of eosinophil, with those of validation, or the `chosen` ones."""
+    rows = np.flatnonzero(data.tables["train"]["label"] != "eosinophil")
+    images, table = data.images("train")[rows], data.tables["train"].iloc[rows].reset_index(drop=True)
     said = language_for(config, table, lambda: images, data.classes, data.root)
     assert said is not None and said.present.tolist() == [True, False, True]
-    fitted = fit(
-        config, images, data.labels("train")[rows], data.images("validation"), data.labels("validation"), 3, "cpu",
-        language=said,
-    )  # fmt: skip
+    chosen = np.arange(len(data.labels("validation"))) if chosen is None else chosen
+    validation, labels = data.images("validation")[chosen], data.labels("validation")[chosen]
+    fitted = fit(config, images, data.labels("train")[rows], validation, labels, 3, "cpu", language=said)
+    return fitted, said
+
+
+def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: PreparedDataset) -> None:
+    config = settings("contrastive", sampling="balanced", steps=100).resolved()
+    fitted, said = fit_without_eosinophil(config, data)
     p, own = fitted.validation_probabilities, data.labels("validation") == 1
     assert np.isfinite(p).all() and p[own, 1].mean() > p[~own, 1].mean()
     # The price is counted on images of the other classes, though validation has some of this one.
@@ -419,38 +424,14 @@ def test_a_class_without_an_image_is_recognised_by_its_sentences_alone(data: Pre
 
 
 def test_a_class_without_a_train_image_has_no_part_in_the_choice_of_weights(data: PreparedDataset) -> None:
-    train, labels = data.tables["train"], data.labels("validation")
-    rows, known = np.flatnonzero(train["label"] != "eosinophil"), np.flatnonzero(labels != 1)
+    labels = data.labels("validation")
     config = settings("contrastive", arch="cnn11", steps=4, evaluations=2).resolved()
-    images, validation = data.images("train")[rows], data.images("validation")[:]
-    table = train.iloc[rows].reset_index(drop=True)
-    said = language_for(config, table, lambda: images, data.classes, data.root)
-    fitted = [
-        fit(
-            config,
-            images,
-            data.labels("train")[rows],
-            validation[chosen],
-            labels[chosen],
-            3,
-            "cpu",
-            language=said,
-        )
-        for chosen in (np.arange(len(labels)), known)
-    ]
-    assert fitted[0].history == fitted[1].history and fitted[0].best_step == fitted[1].best_step
+    everything, known = (
+        fit_without_eosinophil(config, data, chosen)[0] for chosen in (None, np.flatnonzero(labels != 1))
+    )
+    assert everything.history == known.history and everything.best_step == known.best_step
     with pytest.raises(InputError, match="No validation image is of a class that has train images"):
-        unknown = np.flatnonzero(labels == 1)
-        fit(
-            config,
-            images,
-            data.labels("train")[rows],
-            validation[unknown],
-            labels[unknown],
-            3,
-            "cpu",
-            language=said,
-        )
+        fit_without_eosinophil(config, data, np.flatnonzero(labels == 1))
 
 
 @pytest.mark.parametrize(

@@ -466,7 +466,7 @@ def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | N
     from balancer.data.attributes import read_attributes
     from balancer.devices import choose_device
     from balancer.quality.backbones import load_extractor
-    from balancer.synth import choose_generator, class_for, synthesise
+    from balancer.synth import choose_generator, classes_for, synthesise
 
     if (text is None) != (scorer is None):
         raise InputError("--text is held against images by --scorer, a classifier run with a text head; give both, or neither.")
@@ -479,7 +479,7 @@ def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | N
 
         judge = text_scorer(scorer, text, dataset, where)
     if judge and not labels:
-        labels = (class_for(judge, run, dataset),)
+        labels = classes_for(judge, run, dataset)
     out = out or new_output(f"synth-{'-'.join(labels)}")
     result = synthesise(dataset, run, labels, out=out, device=where, extractor=load_extractor(features, where), attributes=asked, scorer=judge, **settings)
     if as_json:

@@ -40,6 +40,7 @@ _WHOLE_CLASS = "the class's verdict is "  # begins the reason of an image that h
 # the five that are made for each image asked for.
 _PERCENTILE = 75
 _UNFIT = "fits the text less than three of four real images of the class"  # begins the reason of the others
+_FITS = 0.5  # how likely a text must mean a class, beside the likeliest, to fit it
 _MOST_REAL = 512  # of these, drawn by seed: that place in their order is then certain to about two per cent
 
 
@@ -68,8 +69,8 @@ class Scorer(Protocol):
         """How similar each image, uint8 N×R×R×3, is to the text: float N, higher for more, each of its image alone."""
         ...
 
-    def ranking(self, labels: Sequence[str]) -> list[str]:
-        """Of these classes those that the model knows, by how well they fit the text, best first."""
+    def likely(self, labels: Sequence[str]) -> Mapping[str, float]:
+        """Of these classes those that the model knows, and how likely the text means each, in [0, 1]; the likeliest first."""
         ...
 
     def trained_on(self, data: PreparedDataset, split: str) -> list[str]:
@@ -150,21 +151,24 @@ def choose_generator(
     return run, dataset
 
 
-def class_for(scorer: Scorer, run: Path, data: PreparedDataset) -> str:
-    """The class that the text fits best, of those that the generator run knows and `data` has; a note says which."""
+def classes_for(scorer: Scorer, run: Path, data: PreparedDataset) -> tuple[str, ...]:
+    """The classes that the text fits, of those that the generator run knows and `data` has: the likeliest, and what is at least
+    half as likely; a note says which."""
     config = read_json(run / "config.json")
     known = [label for label in config.get("known", config.get("classes", ())) if label in data.classes]
     if not known:
         raise InputError(
             f"{run} and {data.root} have no class in common; give the data that it was trained on."
         )
-    ranking = scorer.ranking(known)
-    if not ranking:
+    likely = scorer.likely(known)
+    if not likely:
         raise InputError(
             f"The scorer knows none of the classes of {run} ({', '.join(known)}), so that it cannot choose one; give --class."
         )
-    note(f"Class: {ranking[0]}, which the text fits best; then {', '.join(ranking[1:]) or 'none'}.")
-    return ranking[0]
+    fit = tuple(label for label, p in likely.items() if p >= _FITS * max(likely.values()))
+    said = ", ".join(f"{label} {p:.0%}" for label, p in likely.items())
+    note(f"By the text: {' and '.join(fit)} (how likely it means each class: {said}); --class chooses.")
+    return fit
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,7 @@ def synthesise(
             "These images stem from rendered cells, not from real ones: good for trying out, not for research."
         )
 
-    if scorer and (strange := [label for label in labels if not scorer.ranking([label])]):
+    if scorer and (strange := [label for label in labels if not scorer.likely([label])]):
         note(
             f"The scorer was not trained on {', '.join(strange)}: how well such images fit the text, it can only guess."
         )

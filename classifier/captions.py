@@ -308,7 +308,8 @@ def class_facts(label: str, given: Mapping[str, Sequence[str]] | None = None, na
 
 def _class_text(knowledge: ClassKnowledge, draw: random.Random, named: bool) -> str:
     body = _body(completed(knowledge.attributes), draw)
-    name = _with_article(knowledge.name)
-    first = f"{draw.choice(('', 'this is ', 'the image shows '))}{name}: {body}" if named else body
+    # No image shows a disease: the name says of what the rest is typical.
+    name = f"{draw.choice(('', 'typical of '))}{_with_article(knowledge.name)}"
+    first = f"{name}: {body}" if named else body
     seen = draw.sample(knowledge.seen, draw.randint(1, len(knowledge.seen)))
     return " ".join([_capital(first), *seen])

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from balancer.data import PreparedDataset
@@ -262,17 +261,3 @@ def _reworded(
     asked = {text: value for texts, value in zip(captions, values, strict=True) if value for text in texts}
     new = dict(zip(asked, reword(list(asked), list(asked.values())), strict=True))
     return [tuple(new.get(text, text) for text in texts) for texts in captions]
-
-
-def attribute_loss(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
-    """The mean cross-entropy of the known attributes, a scalar; 0 where none is known.
-
-    `logits`: for each attribute float B×values; `targets`: int64 B×11, -1 where unknown.
-    """
-    losses = torch.stack(
-        [
-            F.cross_entropy(z.float(), targets[:, k], ignore_index=UNKNOWN, reduction="sum")
-            for k, z in enumerate(logits)
-        ]
-    )
-    return losses.sum() / (targets != UNKNOWN).sum().clamp(min=1)

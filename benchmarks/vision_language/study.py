@@ -91,7 +91,8 @@ class Training:
 
     @property
     def key(self) -> str:
-        """SHA-256 (hex, 16 digits) over all that the training depends on."""
+        """SHA-256 (hex, 16 digits) over the settings that the training depends on. Not over what sentences and captions say: the
+        page counts the versions of the code."""
         asked = {
             "zero-shot": {"asked": "controls of all images"},
             "attributes": {"kept": "the last step", "clipped": "apart"},

@@ -85,7 +85,8 @@ class VisionLanguage(nn.Module):
     - `attributes`: a linear layer on f that does not influence f, which the eleven attributes alone have formed.
     - `joint`: the network's own.
 
-    `sentences`: K×V inputs of the tower, V sentences for each class. `memory`: how many train images `by_sentence` remembers. Going to eval mode computes the class embeddings once.
+    `sentences`: K×V inputs of the tower, V sentences for each class. `memory`: how many train images `by_sentence` remembers.
+    Predictions read no text: `keep_classes` embeds the classes once weights are to be judged or kept.
     """
 
     sentences: Tensor
@@ -146,20 +147,21 @@ class VisionLanguage(nn.Module):
         parts = self.by_attribute(features).split(VALUES, dim=1)
         return tuple(part / t for part, t in zip(parts, self.attribute_temperature, strict=True))
 
-    def train(self, mode: bool = True) -> VisionLanguage:
-        super().train(mode)
-        if not mode:
-            with torch.no_grad():
-                self.by_sentence.embeddings.copy_(self.embed_classes())
-        return self
+    def keep_classes(self) -> None:
+        """Embed the classes' sentences, as in eval mode, for all predictions with these weights."""
+        mode = self.tower.training
+        self.tower.eval()
+        with torch.no_grad():
+            self.by_sentence.embeddings.copy_(self.embed_classes())
+        self.tower.train(mode)
 
 
 def contrastive_loss(z: Tensor, t: Tensor, scale: Tensor, same: Tensor) -> Tensor:
     """Symmetric cross-entropy of images and captions, both float B×E of unit length; a scalar.
 
-    As CLIP (Radford et al. 2021, arXiv 2103.00020), but captions that are the `same` (bool B×B) are no negatives of each other:
-    they share the target evenly (as in UniCL, Yang et al. 2022, arXiv 2204.03610).
+    As CLIP (Radford et al. 2021, arXiv 2103.00020), but captions that are the `same` as an image's own (bool B×B, by image and
+    caption) are no negatives of it: they share the target evenly (as in UniCL, Yang et al. 2022, arXiv 2204.03610).
     """
     logits = scale * z @ t.T
-    target = same / same.sum(dim=1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    of_image, of_caption = (pairs / pairs.sum(dim=1, keepdim=True) for pairs in (same, same.T))
+    return (F.cross_entropy(logits, of_image) + F.cross_entropy(logits.T, of_caption)) / 2

@@ -100,8 +100,9 @@ class Redness:
         means = images.reshape(len(images), -1, 3).mean(1)
         return means[:, 0] / means.sum(1)
 
-    def ranking(self, labels):
-        return sorted((label for label in labels if label not in self.unknown), reverse=True)
+    def likely(self, labels):
+        known = sorted((label for label in labels if label not in self.unknown), reverse=True)
+        return {label: 0.7 - 0.4 * i for i, label in enumerate(known)}
 
     def trained_on(self, data, split):
         return self.trained.get(split, [])
@@ -545,15 +546,17 @@ def test_the_class_that_the_text_fits_best_is_taken_at_the_command_line(at_the_c
 def test_a_text_chooses_among_the_classes_that_all_know(at_the_command_line, tmp_path, monkeypatch):
     data, notes = PreparedDataset.load(tmp_path / "data"), []
     monkeypatch.setattr(synth, "note", notes.append)
-    assert synth.class_for(Redness(), tmp_path / "run", data) == "b"
-    assert notes == ["Class: b, which the text fits best; then a."]
+    assert synth.classes_for(Redness(), tmp_path / "run", data) == ("b",)
+    assert notes == ["By the text: b (how likely it means each class: b 70%, a 30%); --class chooses."]
     with monkeypatch.context() as patch:
-        patch.setattr(Redness, "ranking", lambda self, labels: [])
+        patch.setattr(Redness, "likely", lambda self, labels: {"a": 0.6, "b": 0.4})
+        assert synth.classes_for(Redness(), tmp_path / "run", data) == ("a", "b")
+        patch.setattr(Redness, "likely", lambda self, labels: {})
         with pytest.raises(InputError, match=r"knows none of the classes of .*run \(a, b\).*give --class"):
-            synth.class_for(Redness(), tmp_path / "run", data)
+            synth.classes_for(Redness(), tmp_path / "run", data)
     write_json(tmp_path / "run/config.json", {"format": 1, "kind": "generator", "known": ["x"]})
     with pytest.raises(InputError, match="have no class in common"):
-        synth.class_for(Redness(), tmp_path / "run", data)
+        synth.classes_for(Redness(), tmp_path / "run", data)
 
 
 def test_attributes_are_asked_for_at_the_command_line(at_the_command_line):

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from balancer import smear
 from benchmarks.vision_language import balancing, study, synthesis, tables
+from benchmarks.vision_language.retrieval import average_precision, ranks
 from benchmarks.vision_language.study import CLASSES, Training, do, in_report_half, prepared, trainings
 from classifier.calibration import unseen_rule
 from classifier.captions import class_sentences
@@ -298,3 +299,14 @@ def test_heads_are_compared_image_by_image_in_every_arm() -> None:
     f1 = (2 * 20 / 60 + 2 * 40 / 100) / 2
     assert unbalanced.startswith(f"| unbalanced | {f1:.3f} (") and f"| {1 - f1:+.3f} (" in unbalanced
     assert gan.startswith("| gan | 1.000 (") and gan.endswith("| – | – |")
+
+
+def test_chance_is_what_drawn_orders_come_to() -> None:
+    relevant = np.arange(30) < np.array([1, 4, 12])[:, None]
+    rng, found = np.random.default_rng(0), []
+    for _ in range(3000):
+        found += [
+            [*(float(rank[0] <= k) for k in (1, 5, 10)), average_precision(rank)]
+            for rank in ranks(rng.random(relevant.shape), relevant)
+        ]
+    assert tables.at_random(relevant.sum(axis=1), 30) == pytest.approx(np.mean(found, axis=0), abs=0.02)

@@ -70,9 +70,13 @@ def test_a_frozen_encoder_reads_each_text_once(monkeypatch: pytest.MonkeyPatch) 
     reader = FrozenReader("hf:anything")
     assert reader(["ab", "c", "ab"]).tolist() == [[2, 1], [1, 1], [2, 1]]
     reader(["c", "def"])
-    assert asked == [["ab", "c"], ["def"]]
-    again = reader_from_json({"name": "hf:anything", "dimension": 2})
-    assert again.tower(16)(torch.zeros(3, 2)).shape == (3, 16) and asked == [["ab", "c"], ["def"]]
+    assert asked == [["a cell"], ["ab", "c"], ["def"]]
+    again = reader_from_json(reader.to_json())
+    assert again.tower(16)(torch.zeros(3, 2)).shape == (3, 16) and len(asked) == 3
+    assert again(["ab"]).tolist() == [[2, 1]]
+    other = reader_from_json({"name": "hf:anything", "trial": [6.0, 1.1]})
+    with pytest.raises(InputError, match="hf:anything has other weights here than in the training"):
+        other(["ab"])
 
 
 def test_vectors_of_many_texts_are_kept_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -89,18 +93,18 @@ def test_vectors_of_many_texts_are_kept_on_disk(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("HEMABALANCE_CACHE", str(tmp_path / "cache"))
     texts = ["x" * i for i in range(text_encoders._WORTH_KEEPING)]
     first = FrozenReader("hf:anything")(texts)
-    assert asked == [1, 1000] and torch.equal(FrozenReader("hf:anything")(texts), first)
-    assert asked == [1, 1000, 1]  # the trial alone
+    assert asked == [1, 1, 1000] and torch.equal(FrozenReader("hf:anything")(texts), first)
+    assert asked == [1, 1, 1000, 1, 1]  # the trial alone
     FrozenReader("hf:anything")(texts[::-1])
     FrozenReader("hf:other")(texts)
     weights = 2.0
     assert FrozenReader("hf:anything")(texts)[0, 1] == 2
-    assert asked[3:] == [1, 1000] * 3
+    assert asked[5:] == [1, 1, 1000] * 3
     for path in (tmp_path / "cache/texts").glob("*.npy"):
         path.write_bytes(b"damaged")
-    assert torch.equal(FrozenReader("hf:other")(texts)[:, 0], first[:, 0]) and asked[9:] == [1, 1000]
+    assert torch.equal(FrozenReader("hf:other")(texts)[:, 0], first[:, 0]) and asked[14:] == [1, 1, 1000]
     FrozenReader("hf:anything")(texts[:10])
-    assert asked[11:] == [10]  # not worth it
+    assert asked[17:] == [1, 10]  # not worth it
     (tmp_path / "file").touch()
     monkeypatch.setenv("HEMABALANCE_CACHE", str(tmp_path / "file"))
     assert torch.equal(FrozenReader("hf:other")(texts)[:, 0], first[:, 0])
@@ -179,7 +183,7 @@ def test_an_open_clip_tower_reads_texts_a_part_at_a_time(monkeypatch: pytest.Mon
     )
     monkeypatch.setitem(sys.modules, "open_clip", module)
     vectors = FrozenReader("open_clip:ViT-B-32:openai")(["x" * i for i in range(300)])
-    assert vectors[:, 0].tolist() == list(range(300)) and parts == [256, 44]
+    assert vectors[:, 0].tolist() == list(range(300)) and parts == [1, 256, 44]
 
 
 def test_minilm_knows_what_is_alike() -> None:

@@ -21,6 +21,7 @@ from balancer.data import PreparedDataset, prepare
 from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices
 from balancer.errors import InputError
 from balancer.imaging import stain
+from balancer.imaging.scale import edge_colour
 from classifier import calibration, vision_language
 from classifier.attributes import attribute_probabilities, embed_images, evaluate_attributes
 from classifier.batches import Batch
@@ -28,6 +29,7 @@ from classifier.captions import class_sentences
 from classifier.checkpoints import WEIGHTS, load_run
 from classifier.compare import compare
 from classifier.config import TrainingConfig
+from classifier.explain import sheet
 from classifier.imbalance import CrossEntropy
 from classifier.language import (
     CAPTIONS,
@@ -35,14 +37,13 @@ from classifier.language import (
     SENTENCES,
     Language,
     _endpoint,
-    attribute_loss,
     known_attributes,
     language_for,
     language_of,
     with_measured,
 )
 from classifier.models.vision_language import HEADS
-from classifier.objectives import LanguageObjective
+from classifier.objectives import LanguageObjective, attribute_loss
 from classifier.phrases import stated
 from classifier.prediction import evaluate_run
 from classifier.runs import train_run
@@ -245,6 +246,19 @@ def test_classes_do_not_move_the_features_of_the_attribute_head(data: PreparedDa
             training.update(state, batch, objective, config)
         moved.append({name: value.clone() for name, value in model.network.network.state_dict().items()})
     assert all(torch.equal(value, moved[1][name]) for name, value in moved[0].items())
+
+
+def test_a_caption_that_two_images_share_is_no_negative_of_either(data: PreparedDataset) -> None:
+    """Sentences of one's own may be said of several classes, beside others."""
+    said = language(data)
+    object.__setattr__(said, "text", torch.tensor([[0, 1, 0, 1], [0, 2, 0, 2]]))
+    object.__setattr__(said, "meaning", np.array([0, 1]))
+    objective = LanguageObjective(CrossEntropy(np.ones(3)), said, settings("joint"))
+    rows, drawn = (
+        torch.tensor([0, 1]),
+        torch.tensor([1, 0]),
+    )  # what is drawn of the second is said of the first too
+    assert objective.fitting(rows, drawn).tolist() == [[True, True], [False, True]]
 
 
 def test_words_are_forgotten_at_random_and_the_same_way_again(data: PreparedDataset) -> None:
@@ -460,7 +474,9 @@ def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedData
     labels = data.tables["test"]["label"].to_numpy()
     assert scores.shape == (len(labels),) and (np.abs(scores) <= 1).all()
     assert scores[labels == "CLL"].mean() > scores[labels == "eosinophil"].mean()
-    assert scorer.ranking(["eosinophil", "CLL", "unknown"]) == ["CLL", "eosinophil"]
+    likely = scorer.likely(["eosinophil", "CLL", "unknown"])
+    assert list(likely) == ["CLL", "eosinophil"] and sum(likely.values()) == pytest.approx(1)
+    assert likely["CLL"] > likely["eosinophil"] > 0 and scorer.likely(["unknown"]) == {}
     assert scorer.trained_on(data, "test") == scorer.trained_on(data, "validation") == []
     assert len(scorer.trained_on(data, "train")) == len(data.tables["train"])
     large = np.stack([np.asarray(Image.fromarray(x).resize((64, 64))) for x in data.images("test")[:4]])
@@ -547,6 +563,10 @@ def test_a_search_looks_for_what_the_text_states(
         likely = [one.probability for one in found]
         assert all(p is not None and 0 <= p <= 1 for p in likely)
         assert all(a >= b - 0.01 for a, b in pairwise(likely))  # type: ignore[operator]
+    notes: list[str] = []
+    monkeypatch.setattr(vision_language, "note", notes.append)
+    search_images(opened, "large cell with folded nucleus and grey cytoplasm", data, "test", 3)
+    assert any("(cell size: big; nucleus shape: unsegmented-indented)" in said for said in notes)
     found = search_images(opened, "a blood cell", data, "test", 10)
     assert all(one.probability is None for one in found)
     segmented = {"segmented-bilobed", "segmented-multilobed"}
@@ -557,8 +577,7 @@ def test_a_search_looks_for_what_the_text_states(
     config = opened.config | {"language": opened.config["language"] | {"described": described}}
     unlearned = search_images(replace(opened, config=config), "cell with granules", data, "test", 10)
     assert all(one.probability is None for one in unlearned)
-    notes: list[str] = []
-    monkeypatch.setattr(vision_language, "note", notes.append)
+    notes.clear()
     assert vision_language._stated_alone("a large small cell with a round nucleus") == {
         "nucleus_shape": "unsegmented-round"
     }
@@ -583,6 +602,42 @@ def test_a_text_that_is_longer_than_is_read_is_said(run: Path, monkeypatch: pyte
     monkeypatch.setattr(vision_language, "note", notes.append)
     vision_language.query(load_run(run), "a small cell " * 33)
     assert len(notes) == 1 and "reads the first 96 words" in notes[0]
+
+
+def test_what_is_answered_of_images_costs_no_text_again(
+    run: Path, data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEMABALANCE_CACHE", str(tmp_path / "cache"))
+    image = data.paths("test")[0]
+    first = search_captions(load_run(run), image, data, "train", 5)
+
+    def no_text(*args: object) -> None:
+        raise AssertionError("a text was read")
+
+    monkeypatch.setattr("classifier.models.text.TextTransformer.forward", no_text)
+    opened = load_run(run)
+    assert search_captions(opened, image, data, "train", 5) == first
+    assert len(list(describe_files(opened, data.paths("test")[:3], explain=tmp_path / "pictures"))) == 3
+    predict_probabilities(opened.model, data.images("test"))
+
+
+def test_each_attribute_has_a_map_of_its_own_evidence(
+    run: Path, data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By completeness each map sums up to the logit of its attribute's value, less that of background alone."""
+    opened, sheets = load_run(run), []
+    monkeypatch.setattr("classifier.explain.sheet", lambda *given: sheets.append(given) or sheet(*given))
+    (line,) = describe_files(opened, data.paths("test")[:1], explain=tmp_path)
+    ((_, seen, maps, titles),) = sheets
+    background = np.full_like(seen, edge_colour(seen))
+    with torch.no_grad():
+        pixels = opened.model.transform.normalise(torch.from_numpy(np.stack([seen, background])))
+        logits = opened.language.attribute_logits(opened.language.features(pixels))
+    for k, (name, values) in enumerate(ATTRIBUTES.items()):
+        value = line["attributes"][name]["value"]
+        with_cell, without = logits[k][:, values.index(value)].tolist()
+        assert f"{name.replace('_', ' ')}: {value}" in titles[k]
+        assert maps[k].sum() == pytest.approx(with_cell - without, rel=0.2, abs=0.1)
 
 
 def test_describing_and_searching_at_the_command_line(

@@ -613,7 +613,7 @@ def _say_synthesis(result: Synthesis) -> None:
     origin = "rendered cells, not real ones" if result.source == "rendered" else "real cells"
     click.echo(f"Synthetic set: {result.out} (the images stem from {origin}; what the gate found, with pictures: {result.out / 'gate.html'})")
     if not any(result.written.values()):
-        click.echo("Nothing passed the gate: all candidates are under rejected/, with reasons in rejected.csv.")
+        click.echo("Nothing passed the gate: candidates are under rejected/, with reasons in rejected.csv.")
     say(result.advice)
     if result.advice:
         click.echo("With --allow-unverified the images are kept, each marked as unverified.")
@@ -743,7 +743,8 @@ def describe_images(paths: tuple[str, ...], run: Path | None, um_per_pixel: floa
             show(line)
             continue
         click.echo(_prediction(line))
-        click.echo(f"  Seen: {line['sentence']}")
+        if line["sentence"]:
+            click.echo(f"  Seen: {line['sentence']}")
         if line["attributes"]:
             read = (f"{name.replace('_', ' ')} {said['value']} ({said['confidence']:.2f})" for name, said in line["attributes"].items())
             click.echo(f"  Attributes: {', '.join(read)}")
@@ -774,8 +775,8 @@ def search(query: str, data: Path | None, run: Path | None, split: str, n: int, 
         if as_json:
             show({name: value for name, value in asdict(one).items() if value is not None})
         else:
-            value = one.similarity if one.probability is None else one.probability
-            click.echo(f"{value:.3f}  {one.name}" + (f"  ({one.label})" if one.label else ""))
+            value = f"likeness {one.similarity:.3f}" if one.probability is None else f"probability {one.probability:.2f}"
+            click.echo(f"{value}  {one.name}" + (f"  ({one.label})" if one.label else ""))
 
 
 def _names_file(text: str) -> bool:

@@ -343,7 +343,14 @@ def synthesise(
         )
     written = {label: classes[label]["written"] for label in labels}
     counts = {label: len(candidates.images) for label, candidates in made.items()}
-    return Synthesis(out, judgements, counts, written, data.source, _advice(generator, data, judgements))
+    return Synthesis(
+        out,
+        judgements,
+        counts,
+        written,
+        data.source,
+        _advice(generator, data, judgements, scorer is not None),
+    )
 
 
 def _asked(
@@ -401,9 +408,9 @@ def _tuning(data: PreparedDataset) -> str:
 
 
 def _advice(
-    generator: TrainedGenerator, data: PreparedDataset, judgements: dict[str, Judgement]
+    generator: TrainedGenerator, data: PreparedDataset, judgements: dict[str, Judgement], by_text: bool
 ) -> list[str]:
-    """What may help the classes that did not pass: more of what they had too little of, else training."""
+    """What may help the classes that did not pass: more of what they had too little of, else training, or less asked for."""
     sizes = load_rules()["sizes"]
     helps: dict[str, list[str]] = {}  # what may help, and the classes that it may help
     told = " --condition attributes" if generator.info.get("attributes") is not None else ""
@@ -415,9 +422,13 @@ def _advice(
     for label, judged in judgements.items():
         if judged.verdict in GOOD:
             continue
-        what = f"{training}, more real images"
+        what = f"{training}, more real images" + (
+            ", or no --text, which narrows the class" if by_text else ""
+        )
         if judged.n_real < sizes["fewest_real"]:
             what = f"more real images ({judged.n_real} are too few to judge by, and to train on)"
+        elif by_text and judged.n_candidates < sizes["fewest_candidates"]:
+            what = "a larger --n or --max-candidates, or no --text, which left too few candidates to judge"
         elif judged.verdict == "insufficient-data" and _too_few(judged, sizes["fewest_candidates"]):
             what = "a larger --n or --max-candidates, for more candidates to judge"
         helps.setdefault(what, []).append(label)

@@ -19,6 +19,7 @@ from balancer.data.attributes import ATTRIBUTES
 from balancer.data.decode import Crop
 from balancer.data.seen import Seen
 from balancer.errors import InputError
+from balancer.files import write_with
 from balancer.imaging.scale import valid_scale
 from classifier.imbalance import LDAM_SCALE
 from classifier.models import create_model
@@ -100,7 +101,8 @@ def save_weights(
     if reliability is not None:
         tensors = reliability.tensors()
         weights |= {f"{_RELIABILITY}{name}": torch.from_numpy(value) for name, value in tensors.items()}
-    safetensors.torch.save_file(weights, os.fspath(path), metadata={"config": json.dumps(config)})
+    about = {"config": json.dumps(config)}
+    write_with(path, lambda aside: safetensors.torch.save_file(weights, os.fspath(aside), metadata=about))
 
 
 def load_run(run: Path) -> ClassifierRun:

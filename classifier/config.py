@@ -97,10 +97,10 @@ class TrainingConfig:
         check_reader(self.text_encoder)
         if self.captions == "llm" and not self.endpoints:
             raise InputError(
-                "The captions llm are written by language models: name one with --endpoint MODEL@URL."
+                "With --captions llm language models write the captions: name one with --endpoint MODEL@URL."
             )
         if self.endpoints and self.captions != "llm":
-            raise InputError("An endpoint is for the captions llm; give --captions llm too, or leave it out.")
+            raise InputError("An --endpoint is for --captions llm; give that too, or leave it out.")
         for endpoint in self.endpoints:
             url = f"http{endpoint.partition('@http')[2]}"
             try:
@@ -116,18 +116,20 @@ class TrainingConfig:
                 )
         if len(self.joint_weights) != 4 or not all(0 < w < math.inf for w in self.joint_weights):
             raise InputError(
-                f"joint_weights are four numbers above 0, since all four heads answer; got {self.joint_weights}. Take a small "
+                f"The joint weights are four numbers above 0, since all four heads answer; got {self.joint_weights}. Take a small "
                 "number for what shall hardly count, or another head."
             )
         own: dict[str, Any] = {"text_encoder": SMALL, "captions": "templates", "sentences": None}
         given = [name for name, value in own.items() if getattr(self, name) != value]
         if idle := [name for name in given if not self._reads(name)]:
             raise InputError(
-                f"{idle[0]} does nothing with the head {self.head}, which does not read "
+                f"--{idle[0].replace('_', '-')} does nothing with the head {self.head}, which does not read "
                 f"{'captions' if idle[0] == 'captions' and self.head != CLASS else 'texts'}; give another --head, or leave it out."
             )
         if self.joint_weights != _EVEN and self.head != "joint":
-            raise InputError(f"joint_weights are those of the head joint, not {self.head}; leave them out.")
+            raise InputError(
+                f"The joint weights are those of the head joint, not {self.head}; leave them out."
+            )
         if self.head == CLASS:
             return
         if self.loss in ONE_LINEAR_LAYER:

@@ -21,7 +21,7 @@ from classifier.models.classifier import Classifier
 _STEPS = 32  # points of the path at which gradients are taken
 _BATCH = 16  # images at a time
 _PANEL = 256  # px, the side of each of a picture's three panels at least
-_TILE, _COLUMNS, _TITLE = 192, 4, 16  # of a sheet: px of a tile at least, tiles in a row, px of a title
+_TILE, _COLUMNS, _LINE = 192, 4, 16  # of a sheet: px of a tile at least, tiles in a row, px of a line of text
 _LEGEND = "red: for it, blue: against it; full colour where a map is strongest"
 _SMOOTH = 1 / 48  # of the side: deviation of the Gaussian
 _STRONGEST = 99.5  # percentile of the smoothed attributions that gets the full colour
@@ -88,8 +88,8 @@ def sheet(
 ) -> np.ndarray:
     """The image with its outlines, then what each of several answers rests on, under its title: uint8 H×W×3.
 
-    Image and prepared image as for `picture`, `maps` float B×R×R, a title for each. Each map has the full colour where it is
-    strongest, as a line below says.
+    Image and prepared image as for `picture`, `maps` float B×R×R, a title of one or two lines for each. Each map has the full
+    colour where it is strongest, as a line below says; without maps there is none.
     """
     scale = max(1, -(-_TILE // len(image)))
     seen = _enlarged(prepared[..., :3], scale)
@@ -97,20 +97,22 @@ def sheet(
     columns = min(_COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
     side = len(tiles[0])
-    canvas = Image.new("RGB", (columns * side, rows * (side + _TITLE) + _TITLE), "white")
+    height = side + 2 * _LINE
+    canvas = Image.new("RGB", (columns * side, rows * height + (_LINE if titles else 0)), "white")
     pen = ImageDraw.Draw(canvas)
-    for i, (tile, title) in enumerate(zip(tiles, ["cell yellow, nucleus cyan", *titles], strict=True)):
-        x, y = i % columns * side, i // columns * (side + _TITLE)
+    for i, (tile, title) in enumerate(zip(tiles, ["cell yellow\nnucleus cyan", *titles], strict=True)):
+        x, y = i % columns * side, i // columns * height
         _write(pen, (x, y), title, side)
-        canvas.paste(Image.fromarray(tile), (x, y + _TITLE))
-    _write(pen, (0, rows * (side + _TITLE)), _LEGEND, columns * side)
+        canvas.paste(Image.fromarray(tile), (x, y + 2 * _LINE))
+    if titles:
+        _write(pen, (0, rows * height), _LEGEND, columns * side)
     return np.asarray(canvas)
 
 
 def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> None:
-    """Write a line in the largest letters with which it is no wider."""
+    """Write lines in the largest letters with which they are no wider."""
     fonts = [ImageFont.load_default(size) for size in range(11, 5, -1)]
-    font = next((font for font in fonts if pen.textlength(text, font) <= width - 4), fonts[-1])
+    font = next((font for font in fonts if pen.textbbox((0, 0), text, font)[2] <= width - 4), fonts[-1])
     pen.text((at[0] + 2, at[1] + 1), text, fill="black", font=font)
 
 

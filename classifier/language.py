@@ -26,7 +26,7 @@ from balancer.progress import note, track
 from balancer.quality.features import cache_folder
 from classifier.captions import class_facts, class_sentences, describe, measured_attributes
 from classifier.config import TrainingConfig
-from classifier.models.vision_language import CLASS, READ_ATTRIBUTES
+from classifier.models.vision_language import CLASS, READ_ATTRIBUTES, READ_TEXT
 from classifier.sentences import read_sentences
 from classifier.text_encoders import Reader, make_reader
 from classifier.transforms import Images
@@ -112,6 +112,8 @@ def language_for(
         rows = with_measured(rows, images(), where)
         _check_attributes(config, rows, where)
     made = language_of(rows, classes, where, config.text_encoder, given, taught, asked)
+    if config.head in READ_TEXT:
+        _say_unknown_words(made, classes)
     if config.head in ("text", "contrastive"):
         of = {label: class_facts(label, given, taught) for label in classes}
         for facts, n in Counter(of.values()).items():
@@ -119,6 +121,18 @@ def language_for(
                 alike = " and ".join(label for label in classes if of[label] == facts)
                 note(f"The same is said of {alike}: by sentences they cannot be told apart.")
     return made
+
+
+def _say_unknown_words(language: Language, classes: Sequence[str]) -> None:
+    """Note which words of the sentences of classes without images, and of the user's own, mean nothing to the encoder."""
+    for label, there, sentences in zip(classes, language.present, language.sentences, strict=True):
+        if there and label not in language.given:
+            continue
+        unread = language.reader.unread(" ".join(dict.fromkeys(sentences)))
+        if unread:
+            note(
+                f"Words of the sentences of {label} that no training caption has, so that they mean nothing: {', '.join(unread)}."
+            )
 
 
 def check_language(
@@ -184,13 +198,19 @@ def with_measured(rows: pd.DataFrame, images: Images, where: Path | str) -> pd.D
     rows = rows.copy()
     unknown = np.flatnonzero((attribute_indices(rows, where) == UNKNOWN).all(axis=1))
     scales = pd.to_numeric(rows["um_per_pixel"]) if "um_per_pixel" in rows else pd.Series(np.nan, rows.index)
+    supported = 0
     for start in track(range(0, len(unknown), _MEASURED), "Measuring cells"):
         some = unknown[start : start + _MEASURED]
         pixels = images[some]
         for i, image, found in zip(some, pixels, segment(list(pixels)), strict=True):
             scale = None if np.isnan(scales.iloc[i]) else float(scales.iloc[i])
-            for name, value in measured_attributes(measure(image, found.mask, scale)).items():
+            values = measured_attributes(measure(image, found.mask, scale))
+            supported += bool(values)
+            for name, value in values.items():
                 rows.loc[rows.index[i], name] = value
+    note(
+        f"Attributes by measures: of {supported:,} of {len(unknown):,} images without attributes in {where}."
+    )
     return rows
 
 

@@ -20,7 +20,7 @@ from balancer.data import PreparedDataset
 from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError, unknown_name
-from balancer.files import claimed, new_directory, write_csv, write_json
+from balancer.files import claimed, new_directory, write_csv, write_json, write_with
 from balancer.generators.processes import alone
 from balancer.progress import note, track
 from classifier.config import PRECISIONS, check_optimisation
@@ -195,7 +195,8 @@ def fit_autoencoder(
 def save_encoder(path: Path, model: MaskedAutoencoder, config: dict[str, Any]) -> None:
     """Write the encoder's weights as safetensors with `config` as JSON in the metadata."""
     weights = {name: value.contiguous() for name, value in model.encoder.state_dict().items()}
-    safetensors.torch.save_file(weights, os.fspath(path), metadata={"config": json.dumps(config)})
+    about = {"config": json.dumps(config)}
+    write_with(path, lambda aside: safetensors.torch.save_file(weights, os.fspath(aside), metadata=about))
 
 
 @torch.inference_mode()

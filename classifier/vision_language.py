@@ -33,6 +33,7 @@ from classifier.attributes import (
 from classifier.captions import describe
 from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
 from classifier.knowledge import class_knowledge
+from classifier.language import LEARNED
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
 from classifier.phrases import stated
@@ -75,16 +76,17 @@ def describe_files(
             read = _read([p[i] for p in probabilities])
             line["attributes"] = {name: read[name] for name in learned[line["predicted"]]}
             undescribed[line["predicted"]] += not line["attributes"]
-            line["sentence"] = describe(_sure(line["attributes"]), 0)
+            sure = _sure(line["attributes"])
+            line["sentence"] = describe(sure, 0) if sure else None
             knowledge = None if line["predicted"] in own else class_knowledge(line["predicted"])
             line["known"] = knowledge.known or None if knowledge else None
 
     yield from predict_files(run, paths, um_per_pixel, None, explain, extend, _evidence(run))
     if n := undescribed.total():
-        labels = ", ".join(label for label, times in undescribed.items() if times)
+        labels = " or ".join(label for label, times in undescribed.items() if times)
         note(
-            f"{number(n, 'image is', 'images are')} not described: of what they are predicted as ({labels}) too few train "
-            "images had attributes."
+            f"Not described: {number(n, 'image', 'images')} predicted as {labels}, of which fewer than {LEARNED} train images had "
+            "attributes."
         )
 
 
@@ -125,7 +127,7 @@ def _evidence(run: ClassifierRun) -> Draw:
             found = attributions(run.model, seen[rows], targets, logits) if rows else ()
             for i, s, shown in zip(rows, said, found, strict=True):
                 maps[i].append(shown)
-                titles[i].append(f"{name.replace('_', ' ')}: {s['value']} {s['confidence']:.2f}")
+                titles[i].append(f"{name.replace('_', ' ')}\n{s['value']} {s['confidence']:.2f}")
         return [sheet(*arrays) for arrays in zip(images, seen, maps, titles, strict=True)]
 
     return draw
@@ -155,7 +157,7 @@ def query(run: ClassifierRun, text: str) -> np.ndarray:
             "cell in such words, for example 'large cell with folded nucleus and pale blue cytoplasm'."
         )
     if unread:
-        note(f"Words that mean nothing to {run.root}: {', '.join(unread)}.")
+        note(f"Words that the text encoder of {run.root} does not know: {', '.join(unread)}.")
     if run.reader.longest and len(words(text)) > run.reader.longest:
         note(
             f"{run.root} reads the first {run.reader.longest} words of a text; what comes after is left out."
@@ -248,7 +250,7 @@ def search_captions(
 ) -> list[Found]:
     """The `n` distinct captions of a split's images that are likeliest for an image file, the likeliest first.
 
-    Captions by attributes; where the split has none, the sentences of the classes. How likely each is depends on how often it
+    Captions by attributes; and of each class that has none in the split, a sentence. How likely each is depends on how often it
     is in the train split of `data` too (`caption_probabilities`). Raises InputError for a run without texts, an
     empty split, and a file that is no image.
     """
@@ -257,19 +259,30 @@ def search_captions(
         raise InputError(f"{data.root / split} has no images, and no captions of any.")
     seen: list[np.ndarray] = []
     list(predict_files(run, [image], um_per_pixel, extend=lambda lines, prepared: seen.append(prepared)))
-    captions, counts = _captions(run, data, split)
+    captions, counts, described = _captions(run, data, split)
     z = embed_images(run.model, AsPrepared(seen[0], run.model))
     assert run.reader is not None
     reader = run.reader
     weights = file_sha256(run.root / WEIGHTS)
     similarity = z @ kept_vectors([weights], captions, lambda: embed_texts(run.model, reader, captions)).T
     (p,) = caption_probabilities(similarity, float(run.language.by_sentence.scale.detach()), counts)
-    return [Found(captions[i], probability=float(p[i])) for i in np.argsort(-p, kind="stable")[:n]]
+    return [Found(captions[i], probability=float(p[i])) for i in captions_in_order(p, described)[:n]]
 
 
-def _captions(run: ClassifierRun, data: PreparedDataset, split: str) -> tuple[list[str], np.ndarray]:
+def captions_in_order(probabilities: np.ndarray, described: int) -> np.ndarray:
+    """The order of M captions, int M, by how likely they are, float M; the first `described` are by attributes.
+
+    The others are each said of all images of a class, these of a few: so first comes what is likelier, one of the others or
+    all by attributes together.
+    """
+    one = np.arange(len(probabilities)) < described
+    together = np.where(one, probabilities[one].sum(), probabilities)
+    return np.lexsort((-probabilities, -together))
+
+
+def _captions(run: ClassifierRun, data: PreparedDataset, split: str) -> tuple[list[str], np.ndarray, int]:
     """A caption for each combination of attributes in a split, and a sentence of each of the run's classes that has none;
-    and how many train images each is said of, int."""
+    how many train images each is said of, int; and how many are of the first kind."""
     sentences = run.config["language"]["sentences"]
 
     def said(of: str) -> tuple[set[str], Counter[str]]:
@@ -283,7 +296,7 @@ def _captions(run: ClassifierRun, data: PreparedDataset, split: str) -> tuple[li
     others = [label for label in sentences if label not in described]
     in_train, of_class = said("train")[1], Counter(data.tables["train"]["label"])
     counts = [*(in_train[text] for text in there), *(of_class[label] for label in others)]
-    return [*there, *(sentences[label][0] for label in others)], np.array(counts)
+    return [*there, *(sentences[label][0] for label in others)], np.array(counts), len(there)
 
 
 @dataclass(frozen=True)

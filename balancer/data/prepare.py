@@ -256,7 +256,7 @@ def _about_attributes(source: Path, table: pd.DataFrame) -> list[str]:
         ]
     if known.any():
         without = sorted(set(table["label"]) - set(table.loc[known, "label"]))
-        of_none = f", of no {' and no '.join(without)}" if without else ""
+        of_none = f", none of {' or '.join(without)}" if without else ""
         notes.append(
             f"Attributes are known of {known.sum():,} of the source's {len(table):,} images{of_none}."
         )

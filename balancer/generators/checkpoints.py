@@ -180,7 +180,7 @@ def load_generator(run: Path, device: torch.device | str = "cpu") -> TrainedGene
     if not path.is_file():
         if kind_of(run) == "generator":
             raise InputError(
-                f"{run} has no checkpoint yet; continue it with `balancer train --resume --out {run}`."
+                f"{run} has no checkpoint yet; go on with the command that began it, and --resume, or name another run."
             )
         raise InputError(
             f"{run} is no generator run (no generator.safetensors); make one with `balancer train`."

@@ -243,7 +243,7 @@ def test_what_may_help_depends_on_what_was_wrong(setting, monkeypatch):
     assert f"--init {generator.path} --kimg 20`" in sentence
     generator.info["attributes"] = {}
     data = PreparedDataset.load(generator.data["path"])
-    (again,) = synth._advice(generator, data, run(overwrite=True).judgements)
+    (again,) = synth._advice(generator, data, run(overwrite=True).judgements, False)
     del generator.info["attributes"]
     assert f"--init {generator.path} --kimg 20 --condition attributes`" in again
     monkeypatch.setattr(synth, "_is_builtin", lambda generator: True)
@@ -256,10 +256,14 @@ def test_nothing_but_real_images_helps_where_they_are_too_few(setting):
     generator, run = setting
     judged = replace(run(n=12).judgements["a"], verdict="insufficient-data")
     data = PreparedDataset.load(generator.data["path"])
-    (sentence,) = synth._advice(generator, data, {"a": replace(judged, n_real=9)})
+    (sentence,) = synth._advice(generator, data, {"a": replace(judged, n_real=9)}, False)
     assert sentence == "What may help a: more real images (9 are too few to judge by, and to train on)."
-    (sentence,) = synth._advice(generator, data, {"a": replace(judged, rejected=["blank"] * 12)})
+    (sentence,) = synth._advice(generator, data, {"a": replace(judged, rejected=["blank"] * 12)}, False)
     assert "longer training" in sentence and "--n" not in sentence
+    (sentence,) = synth._advice(generator, data, {"a": replace(judged, rejected=[None] * 3)}, True)
+    assert "a larger --n or --max-candidates, or no --text" in sentence
+    (sentence,) = synth._advice(generator, data, {"a": replace(judged, verdict="fail")}, True)
+    assert "longer training" in sentence and "no --text" in sentence
 
 
 def test_a_class_that_the_data_lack_is_refused_with_the_dataset_s_classes(setting):

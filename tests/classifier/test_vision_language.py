@@ -347,11 +347,10 @@ def test_a_class_of_which_no_attribute_was_learned_is_not_described(
     monkeypatch.setattr(vision_language, "note", notes.append)
     lines = list(describe_files(load_run(run), data.paths("test")))
     of = {label: [line for line in lines if line["predicted"] == label] for label in LABELS}
-    assert of["CLL"] and all(line["attributes"] == {} and "ell" in line["sentence"] for line in of["CLL"])
-    assert all(stated(line["sentence"]) == {} for line in of["CLL"])
+    assert of["CLL"] and all(line["attributes"] == {} and line["sentence"] is None for line in of["CLL"])
     assert all(line["attributes"] for line in of["monocyte"])
     assert notes == [
-        f"{len(of['CLL'])} images are not described: of what they are predicted as (CLL) too few train images had attributes."
+        f"Not described: {len(of['CLL'])} images predicted as CLL, of which fewer than 5 train images had attributes."
     ]
 
 
@@ -374,6 +373,37 @@ def test_a_text_finds_images_and_an_image_finds_captions(run: Path, data: Prepar
 def test_a_caption_is_likely_by_its_likeness_and_its_frequency() -> None:
     p = vision_language.caption_probabilities(np.array([[0.1, 0.1, 0.3]]), 10.0, np.array([3, 0, 0]))
     assert p[0] == pytest.approx(np.array([4, 1, np.exp(2)]) / (5 + np.exp(2)))
+
+
+def test_a_sentence_of_a_class_comes_first_where_it_is_likelier_than_all_by_attributes() -> None:
+    p = np.array([0.1, 0.2, 0.3, 0.25, 0.15])
+    assert vision_language.captions_in_order(p, 2).tolist() == [
+        1,
+        0,
+        2,
+        3,
+        4,
+    ]  # 0.3 together, and the first of equals
+    assert vision_language.captions_in_order(p, 1).tolist() == [2, 3, 1, 4, 0]
+    assert vision_language.captions_in_order(p, 5).tolist() == [2, 3, 1, 4, 0]
+
+
+def test_words_that_no_caption_has_are_told(
+    data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr("classifier.language.note", notes.append)
+    (tmp_path / "own.csv").write_text("label,sentence\nCLL,progresses slowly in a small cell\n")
+    config = settings("contrastive", sentences=str(tmp_path / "own.csv"))
+    rows = data.tables["train"]
+    language_for(config, rows, lambda: data.images("train"), data.classes, data.root)
+    assert len(notes) == 1 and notes[0].startswith("Words of the sentences of CLL that no training caption")
+    assert notes[0].endswith("mean nothing: progresses, slowly, in.")
+    language_for(settings("contrastive"), rows, lambda: data.images("train"), data.classes, data.root)
+    assert len(notes) == 1
+    rest = rows[rows["label"] != "monocyte"].reset_index(drop=True)
+    language_for(settings("contrastive"), rest, lambda: data.images("train"), data.classes, data.root)
+    assert "Words of the sentences of monocyte" in notes[1]
 
 
 def test_what_cannot_be_asked_is_said(run: Path, data: PreparedDataset, tmp_path: Path) -> None:
@@ -636,7 +666,7 @@ def test_each_attribute_has_a_map_of_its_own_evidence(
     for k, (name, values) in enumerate(ATTRIBUTES.items()):
         value = line["attributes"][name]["value"]
         with_cell, without = logits[k][:, values.index(value)].tolist()
-        assert f"{name.replace('_', ' ')}: {value}" in titles[k]
+        assert f"{name.replace('_', ' ')}\n{value}" in titles[k]
         assert maps[k].sum() == pytest.approx(with_cell - without, rel=0.2, abs=0.1)
 
 
@@ -680,8 +710,8 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ({"head": "text", "loss": "ldam"}, "ldam changes the last layer"),
         ({"head": "joint", "mixing": "mixup"}, "no sentence of their own"),
         ({"head": "text", "captions": "llm"}, "name one with --endpoint"),
-        ({"sentences": "own.csv"}, "sentences does nothing with the head class"),
-        ({"text_encoder": "minilm"}, "text_encoder does nothing with the head class"),
+        ({"sentences": "own.csv"}, "--sentences does nothing with the head class"),
+        ({"text_encoder": "minilm"}, "--text-encoder does nothing with the head class"),
         ({"head": "text", "joint_weights": (2.0, 1.0, 1.0, 1.0)}, "those of the head joint, not text"),
         (
             {"head": "text", "captions": "llm", "endpoints": ("m@http://u:p@host/v1",)},
@@ -697,12 +727,12 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ({"head": "joint", "joint_weights": (1.0, 1.0, 1.0, 0.0)}, "four numbers above 0"),
         (
             {"head": "attributes", "captions": "llm", "endpoints": ("m@http://localhost/v1",)},
-            "captions does nothing with the head attributes",
+            "--captions does nothing with the head attributes",
         ),
-        ({"head": "text", "captions": "measured"}, "captions does nothing with the head text"),
+        ({"head": "text", "captions": "measured"}, "--captions does nothing with the head text"),
         (
             {"head": "attributes", "text_encoder": "minilm"},
-            "text_encoder does nothing with the head attributes",
+            "--text-encoder does nothing with the head attributes",
         ),
         ({"head": "joint", "joint_weights": (-1.0, 1.0, 1.0, 1.0)}, "four numbers"),
         ({"head": "text", "text_encoder": "minilmm"}, "Did you mean 'minilm'"),

@@ -212,9 +212,10 @@ def test_of_how_many_images_attributes_are_known_is_told(source: Path, tmp_path:
     table["Cytoplasm Color"] = "blue"
     table.to_csv(source / "metadata.csv", index=False)
     notes = prepare(source, tmp_path / "out").notes
-    others = " and no ".join(sorted(set(table["label"][~first])))
+    others = " or ".join(sorted(set(table["label"][~first])))
     assert (
-        f"Attributes are known of {first.sum()} of the source's {len(table)} images, of no {others}." in notes
+        f"Attributes are known of {first.sum()} of the source's {len(table)} images, none of {others}."
+        in notes
     )
     assert (
         "The column 'Cytoplasm Color' is not read as the attribute cytoplasm_colour; rename it to that."

@@ -107,6 +107,8 @@ def claimed(path: Path, name: str = "--out") -> Iterator[None]:
     lock = FileLock(place, timeout=0, is_singleton=True, thread_local=False)
     try:
         try:
+            if not os.access(path.parent, os.W_OK):
+                raise InputError(f"{path.parent} cannot be written to; choose another {name}.")
             lock.acquire()
         except Timeout:
             raise InputError(
@@ -215,5 +217,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); name a JSON file.") from None
+    except (ValueError, RecursionError) as error:  # of the encoding, the form, or a number of too many digits
         raise InputError(f"{path} is not valid JSON ({error}); make it again or remove it.") from None

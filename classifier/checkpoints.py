@@ -19,7 +19,7 @@ from balancer.data.attributes import ATTRIBUTES
 from balancer.data.decode import Crop
 from balancer.data.seen import Seen
 from balancer.errors import InputError
-from balancer.files import write_with
+from balancer.generators.checkpoints import write_tensors
 from balancer.imaging.scale import valid_scale
 from classifier.imbalance import LDAM_SCALE
 from classifier.models import create_model
@@ -96,13 +96,12 @@ def save_weights(
 
     The temperature and what `reliability` holds lie beside the weights, under names that begin with `reliability/`.
     """
-    weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    weights = model.network.state_dict()
     weights[f"{_RELIABILITY}temperature"] = torch.tensor(model.temperature, dtype=torch.float64)
     if reliability is not None:
         tensors = reliability.tensors()
         weights |= {f"{_RELIABILITY}{name}": torch.from_numpy(value) for name, value in tensors.items()}
-    about = {"config": json.dumps(config)}
-    write_with(path, lambda aside: safetensors.torch.save_file(weights, os.fspath(aside), metadata=about))
+    write_tensors(path, weights, {"config": json.dumps(config)})
 
 
 def load_run(run: Path) -> ClassifierRun:

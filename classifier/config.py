@@ -121,6 +121,8 @@ class TrainingConfig:
             )
         own: dict[str, Any] = {"text_encoder": SMALL, "captions": "templates", "sentences": None}
         given = [name for name, value in own.items() if getattr(self, name) != value]
+        if self.sentences == "":
+            raise InputError("--sentences names no file; give one, or leave it out.")
         if idle := [name for name in given if not self._reads(name)]:
             raise InputError(
                 f"--{idle[0].replace('_', '-')} does nothing with the head {self.head}, which does not read "

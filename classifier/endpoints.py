@@ -89,7 +89,7 @@ def _seconds(wait: str) -> float | None:
         return float(wait)
     try:
         return max(0.0, parsedate_to_datetime(wait).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -145,7 +145,7 @@ def check_language(
     endpoint of another form; and for attributes outside the vocabulary, or none where there is nothing else to learn.
     """
     for endpoint in config.endpoints:
-        _endpoint(endpoint)
+        _endpoint(endpoint).key()
     given = read_sentences(Path(config.sentences)) if config.sentences else {}
     for label in given:
         if label not in classes:

@@ -223,7 +223,7 @@ _HAVING = (
 # Negators after which there may be some.
 LITTLE = ("hardly any", "hardly", "barely", "scarcely", "less", "fewer")
 _NEGATORS = (
-    "no, not, without, never, neither, nor, lack, lacks, lacking, non, zero, free of, free from, devoid of, absence of, "
+    "no, not, without, never, nothing, neither, nor, lack, lacks, lacking, non, zero, free of, free from, devoid of, absence of, "
     f"lack of, lacks any, none of, none of the, none of its, {', '.join(LITTLE)}"
 )
 _ABSENT = "absent, missing, lacking, none, free, nil"

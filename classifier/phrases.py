@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import re
 from collections import Counter
 
 from balancer.data.attributes import ATTRIBUTES
@@ -16,12 +16,14 @@ from classifier.lexicon import (
     LITTLE,
     NUCLEUS,
     OTHER,
+    RATIO,
     SEGMENTED,
     UNSEGMENTED,
     VACUOLE,
     Item,
     Meaning,
     items_of,
+    normalised,
 )
 
 _TRANSPARENT = (
@@ -34,6 +36,38 @@ _TRANSPARENT = (
     "color",
     "texture",
 )  # nouns of any noun
+
+_PARTS = (CELL, NUCLEUS, CHROMATIN, RATIO, CYTOPLASM)
+_PLACES = ("in", "on", "at", "around", "within", "inside", "between", "from", "by", "for", "to")
+# Verbs of which one part alone is not the subject.
+_OF_SEVERAL = [
+    "are",
+    "were",
+    "appear",
+    "look",
+    "remain",
+    "have",
+    "contain",
+    "show",
+    "hold",
+    "bear",
+    "display",
+    "reveal",
+    "carry",
+    "exhibit",
+    "feature",
+    "possess",
+    "include",
+    "enclose",
+]
+# Of some kind of granules or vacuoles: others may be there.
+_OF_A_KIND = ("stained", "staining", "coloured", "colored", "shaped", "own")
+# Denials and exceptions of which `stated` would hear the opposite.
+_UNREAD = re.compile(
+    r"\b(?:can|could|may|might|must|should|would)\s*(?:not|n['’]t)\b|\bcan['’]t\b|\bexcept\w*\b|\bexclu\w+\b|\binstead of\b|"
+    r"\brather than\b|\bother than\b|\ball but\b|\bany\w* but\b|\bnothing but\b|\bfar from\b|\bnot only\b|\bnot just\b|"
+    r"\bnegative (?:for|of)\b|\(\s*[-–−]\s*\)|, not (?:the )?(?:cell|nucleus|cytoplasm|chromatin|granules|vacuoles),"
+)
 
 _OF_NONE = ("no", "none of", "none of the", "none of its")
 
@@ -54,8 +88,15 @@ def stated(text: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     grouped: set[str] = set()
     adjectives, described = _adjectives(items)
+    # "Red granules are absent" says no more of colours than "no red granules".
+    of_none = {
+        i
+        for noun, first in described.items()
+        if items[noun].names(VACUOLE, GRANULE) and _there(items, noun, first) is None
+        for i in range(first, noun)
+    }
     for i, _, meaning in adjectives:
-        if meaning is None:
+        if meaning is None or i in of_none:
             continue
         attribute, values = meaning
         denied = _denied(items, i)
@@ -98,11 +139,8 @@ def unsaid(text: str) -> set[str]:
         for item in items
         if item.outside or item.plural or item.kind == "unknown" or item.text == OTHER
     }
-    for found in (_loose, _repeated, _alternatives, _exceptions, _misplaced):
+    for found in (_loose, _repeated, _alternatives, _exceptions, _placed, _together, _pointing):
         pieces |= found(items)
-    for i, item in enumerate(items):  # "as small as", but for "as well as"
-        if item.text == "as" and "as" in [other.text for other in items[i + 2 : i + 4]]:
-            pieces |= {"as"} if items[i + 1].text != "well" else set()
     adjectives, described = _adjectives(items)
     for i, topic, meaning in adjectives:
         name = None if meaning is None else meaning[0]
@@ -120,6 +158,16 @@ def unsaid(text: str) -> set[str]:
         elif item.kind == "noun" and _there(items, i, None) is not True:
             pieces.add(item.text)
     return pieces
+
+
+def unread(text: str) -> str | None:
+    """A piece of a text by which `stated` might hear the opposite of what it says ("anything except granules"), None for none.
+
+    >>> unread("granules cannot be seen"), unread("a cell without granules")
+    ('cannot', None)
+    """
+    found = _UNREAD.search(normalised(text).lower())
+    return found.group().strip(" ,") if found else None
 
 
 def _of_nucleus(items: list[Item], i: int) -> bool:
@@ -155,7 +203,8 @@ def _loose(items: list[Item]) -> set[str]:
         if item.kind not in ("negator", "absent"):
             continue
         at = _denied_noun(items, i)
-        if at is None or at in denied:
+        of_a_kind = [one.text for one in items[i + 1 : at] if one.text in _OF_A_KIND]
+        if at is None or at in denied or of_a_kind:
             loose.add(item.text)
         else:
             denied.add(at)
@@ -199,29 +248,70 @@ def _alternatives(items: list[Item]) -> set[str]:
 
 
 def _exceptions(items: list[Item]) -> set[str]:
-    """ "but", where what follows in the sentence is not another statement of granules or vacuoles."""
+    """ "but", where what follows is not another statement of granules or vacuoles ("no granules but in the cytoplasm")."""
     for i, item in enumerate(items):
         if item.text == "but":
-            rest = itertools.takewhile(lambda one: one.kind != "stop", items[i + 1 :])
-            if not any(one.kind == "negator" or one.names(VACUOLE, GRANULE) for one in rest):
+            k = i + 1
+            while k < len(items) and (
+                items[k].kind in ("word", "neutral", "article", "having", "copula")
+                or items[k].names(CELL, CYTOPLASM)
+                or items[k].text in ("the", "its", "it", "there", "also", "does", "do")
+            ):
+                k += 1
+            if k == len(items) or not (items[k].kind == "negator" or items[k].names(VACUOLE, GRANULE)):
                 return {"but"}
     return set()
 
 
-def _misplaced(items: list[Item]) -> set[str]:
-    """Cell or cytoplasm that is said to lie in the nucleus."""
+def _placed(items: list[Item]) -> set[str]:
+    """Places that are more than the cell or its cytoplasm, or the nucleus of its chromatin: what is said to lie there is not read."""
     found = set()
     for i, item in enumerate(items):
-        if item.names(NUCLEUS):
-            k = i - 1
-            while k >= 0 and (
-                items[k].kind in ("word", "neutral", "article") or items[k].text in ("the", "its")
-            ):
-                k -= 1
-            if k >= 1 and items[k].text in ("in", "within", "inside"):
-                before = [one.text for one in items[:k] if one.kind == "noun" or one.kind == "stop"]
-                if before and before[-1] in (CELL, CYTOPLASM):
-                    found.add(items[k].text)
+        if item.text not in _PLACES:
+            continue
+        k = _after_determiners(items, i + 1, "word", "neutral")
+        if k < len(items) and items[k].kind == "noun":
+            inside = (CELL, CYTOPLASM, NUCLEUS) if i and items[i - 1].names(CHROMATIN) else (CELL, CYTOPLASM)
+            if not (item.text in ("in", "within", "inside", "from") and items[k].names(*inside)):
+                found.add(item.text)
+    return found
+
+
+def _after_determiners(items: list[Item], k: int, *kinds: str) -> int:
+    """Index of the first item from `k` on that is neither an article or the like nor of these kinds."""
+    while k < len(items) and (
+        items[k].kind in ("article", *kinds) or items[k].text in ("the", "its", "this")
+    ):
+        k += 1
+    return k
+
+
+def _together(items: list[Item]) -> set[str]:
+    """Parts of which something is said together ("the nucleus and the cell are round"): only the last of them is read."""
+    found = set()
+    for i, item in enumerate(items):
+        if not item.names(*_PARTS):
+            continue
+        k = i - 1
+        while k >= 0 and (items[k].kind == "article" or items[k].text in ("the", "its", "this")):
+            k -= 1
+        if k > 0 and items[k].kind in ("and", "or") and items[k - 1].names(*_PARTS):
+            found.add(item.text)
+        if i + 1 < len(items) and items[i + 1].text in _OF_SEVERAL:
+            found.add(items[i + 1].text)
+        k = _before(items, i, "article", "word", "neutral", "connective")
+        if item.names(CELL) and k > 0 and items[k].kind == "having" and items[k - 1].names(*_PARTS):
+            found.add(item.text)  # the nucleus has the cell's shape
+    return found
+
+
+def _pointing(items: list[Item]) -> set[str]:
+    """Words by which something is said of what was named before: "these", "as is its nucleus", but for "as well as"; and "both"."""
+    texts = [item.text for item in items]
+    found = {text for text in texts if text in ("these", "both")}
+    for i, text in enumerate(texts):
+        if text == "as" and "well" not in (*texts[i + 1 : i + 2], *texts[max(i - 1, 0) : i]):
+            found.add(text)
     return found
 
 
@@ -331,7 +421,7 @@ def _subject(items: list[Item], i: int) -> int | None:
 
 def _denied(items: list[Item], i: int) -> bool:
     """Whether the adjective at `i` is said not to hold, be it of none ("none of the granules are red")."""
-    k = _before(items, i, "word", "neutral", "article", "and", "or")
+    k = _before(items, i, "word", "neutral", "seen", "article", "and", "or")
     if k >= 0 and items[k].kind == "copula" and (noun := _subject(items, k)) is not None:
         k = _before(items, noun, "word", "neutral", "article")
         return k >= 0 and items[k].text in _OF_NONE
@@ -379,7 +469,13 @@ def _there(items: list[Item], noun: int, first: int | None) -> bool | None:
         k += 1
     if k + 1 < len(items) and items[k].kind == "comma" and items[k + 1].kind == "absent":  # "vacuoles: none"
         k += 1
-    if k < len(items) and items[k].kind == "absent":
+    if k < len(items) and (
+        items[k].kind == "absent" or (items[k].text == "lacking" and items[k - 1].kind == "copula")
+    ):
+        return False if first is None else None
+    no = k + 1 if k < len(items) and items[k].text == ":" else k  # "granularity: no"
+    ends = no + 1 >= len(items) or items[no + 1].kind in ("stop", "comma", "and")
+    if no < len(items) and items[no].text == "no" and ends:
         return False if first is None else None
     if k < len(items) and items[k].text == "not":
         after = items[k + 1].kind if k + 1 < len(items) else "stop"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import timm.optim
 import torch
 from PIL import Image
@@ -20,7 +18,8 @@ from balancer.data import PreparedDataset
 from balancer.data.seen import seen_rows
 from balancer.devices import choose_device
 from balancer.errors import InputError, unknown_name
-from balancer.files import claimed, new_directory, write_csv, write_json, write_with
+from balancer.files import claimed, new_directory, write_csv, write_json
+from balancer.generators.checkpoints import write_tensors
 from balancer.generators.processes import alone
 from balancer.progress import note, track
 from classifier.config import PRECISIONS, check_optimisation
@@ -194,9 +193,7 @@ def fit_autoencoder(
 
 def save_encoder(path: Path, model: MaskedAutoencoder, config: dict[str, Any]) -> None:
     """Write the encoder's weights as safetensors with `config` as JSON in the metadata."""
-    weights = {name: value.contiguous() for name, value in model.encoder.state_dict().items()}
-    about = {"config": json.dumps(config)}
-    write_with(path, lambda aside: safetensors.torch.save_file(weights, os.fspath(aside), metadata=about))
+    write_tensors(path, model.encoder.state_dict(), {"config": json.dumps(config)})
 
 
 @torch.inference_mode()

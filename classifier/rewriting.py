@@ -49,8 +49,8 @@ _TALK = re.compile(
 )
 # Words that state nothing, beside those by which attributes are stated.
 _PLAIN = (
-    "lie lies lying sit sits sitting rest rests together alongside about along through image picture view under microscope shown "
-    "here well whole entire itself whereas although though"
+    "lie lies lying sit sits sitting rest rests about image picture view under microscope shown here well whole entire itself whereas "
+    "although though"
 )
 # Letters, numbers and marks of plain sentences; another mark may say what no word does.
 _MARKS = re.compile(r"[A-Za-z0-9µμ .,;:'’\"“”()/%‐‑–—-]*")

@@ -26,16 +26,16 @@ def read_sentences(path: Path) -> dict[str, tuple[str, ...]]:
     kinds: dict[str, Callable[[Path], list[tuple[str, str]]]] = {".json": _from_json, ".csv": _from_csv}
     if path.suffix.lower() not in kinds:
         raise InputError(f"{path} is neither .json nor .csv; give sentences as one of them.")
-    sentences: dict[str, tuple[str, ...]] = {}
+    sentences: dict[str, list[str]] = {}
     for label, sentence in kinds[path.suffix.lower()](path):
         try:
             checked = check_text(sentence)
         except InputError as error:
             raise InputError(f"{path}, class '{label}': {error}") from None
-        sentences[label] = (*sentences.get(label, ()), checked)
+        sentences.setdefault(label, []).append(checked)
     if not sentences:
         raise InputError(f"{path} has no sentence; give at least one, with its label.")
-    return sentences
+    return {label: tuple(texts) for label, texts in sentences.items()}
 
 
 def _from_json(path: Path) -> list[tuple[str, str]]:

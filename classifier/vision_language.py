@@ -36,7 +36,7 @@ from classifier.knowledge import class_knowledge
 from classifier.language import LEARNED
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
-from classifier.phrases import stated
+from classifier.phrases import stated, unread
 from classifier.prediction import Draw, Line, images_for, predict_files, restained, to_restain
 from classifier.sentences import check_text
 from classifier.text_encoders import Reader, kept_vectors, words
@@ -222,7 +222,13 @@ def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: s
 
 
 def _stated(text: str) -> dict[str, set[str]]:
-    """What `phrases.stated` finds; InputError for a text by which vacuoles, or granules, are there and are not."""
+    """What `phrases.stated` finds; InputError for a text by which vacuoles, or granules, are there and are not, and for one that
+    denies in a way that is not read."""
+    if piece := unread(text):
+        raise InputError(
+            f"What '{piece}' does in the text '{text}' is not read; say plainly what is there, and of vacuoles and granules "
+            "'without' or 'no'."
+        )
     found = stated(text)
     for name in ("cytoplasm_vacuole", "granularity"):
         if len(found.get(name, ())) > 1:

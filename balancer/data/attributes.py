@@ -33,6 +33,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 """Attribute → its values, both in a fixed order: that of the columns and of the indices in arrays."""
 
 UNKNOWN = -1
+_DETAILS = ("granule_type", "granule_colour")  # of granules, nil where there are none
 _GAP = "unknown"  # in a text column of a prepared split
 N_VALUES = sum(map(len, ATTRIBUTES.values()))
 
@@ -42,8 +43,30 @@ def attribute_indices(table: pd.DataFrame, where: Path | str) -> np.ndarray:
 
     `table`: a row for each image, a column for each attribute that is known of any; an empty field is unknown, and so is
     "unknown", which `prepare` writes where a whole split has none. `where` it
-    comes from is for the errors. Raises InputError for a value outside the vocabulary, with the nearest there is.
+    comes from is for the errors. Where what is said of granules contradicts itself, `granularity` decides, as in `completed`.
+    Raises InputError for a value outside the vocabulary, with the nearest there is.
     """
+    indices = _indices(table, where)
+    of = {name: indices[:, list(ATTRIBUTES).index(name)] for name in (*_DETAILS, "granularity")}
+    for name in _DETAILS:
+        said, nil = of[name] != UNKNOWN, ATTRIBUTES[name].index("nil")
+        of[name][said & _says(of, "granularity", "no")] = nil
+        of[name][_says(of, name, "nil") & _says(of, "granularity", "yes")] = UNKNOWN
+    return indices
+
+
+def contradictory(table: pd.DataFrame, where: Path | str) -> np.ndarray:
+    """Of which images it is said that there are granules, and that there are none: bool N. As `attribute_indices` otherwise."""
+    found = _indices(table, where)
+    return ((found != attribute_indices(table, where)) & (found != UNKNOWN)).any(axis=1)
+
+
+def _says(of: Mapping[str, np.ndarray], name: str, value: str) -> np.ndarray:
+    return of[name] == ATTRIBUTES[name].index(value)
+
+
+def _indices(table: pd.DataFrame, where: Path | str) -> np.ndarray:
+    """As the columns say it."""
     indices = np.full((len(table), len(ATTRIBUTES)), UNKNOWN, dtype=np.int64)
     for k, (name, values) in enumerate(ATTRIBUTES.items()):
         if name not in table:
@@ -100,7 +123,7 @@ def completed(attributes: Mapping[str, str]) -> dict[str, str]:
     Raises InputError for an attribute or a value that the vocabulary does not have.
     """
     facts = check_attributes(attributes)
-    details = {name: facts.pop(name) for name in ("granule_type", "granule_colour") if name in facts}
+    details = {name: facts.pop(name) for name in _DETAILS if name in facts}
     votes = {value != "nil" for value in details.values()}
     if "granularity" not in facts and len(votes) == 1:
         facts["granularity"] = "yes" if votes == {True} else "no"

@@ -18,7 +18,7 @@ from joblib import cpu_count
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices
+from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, contradictory
 from balancer.data.dataset import COLUMNS, FORMAT, SPLITS, fingerprint
 from balancer.data.decode import Crop, decode, image_size, make_square, stated_source, to_8_bits, white_level
 from balancer.data.images import read_prepared_image
@@ -260,6 +260,11 @@ def _about_attributes(source: Path, table: pd.DataFrame) -> list[str]:
         notes.append(
             f"Attributes are known of {known.sum():,} of the source's {len(table):,} images{of_none}."
         )
+        if n := int(contradictory(table, source).sum()):
+            notes.append(
+                f"Of {number(n, 'image', 'images')} the attributes say that there are granules and that there are none: the column "
+                "granularity decides."
+            )
     return notes
 
 

@@ -31,11 +31,16 @@ _GENERATOR = ("generator", "network", "config", "classes", "known", "resolution"
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Write tensors and a JSON description to a safetensors file, atomically."""
+    write_tensors(path, tensors, {_KEY: json.dumps(info)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, atomically. Raises OSError where it cannot be written."""
     plain = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
 
     def write(aside: Path) -> None:
         try:
-            save_file(plain, aside, metadata={_KEY: json.dumps(info)})
+            save_file(plain, aside, metadata=metadata)
         except SafetensorError as error:  # of a full disk, for one
             raise OSError(f"{path} could not be written ({error}).") from None
 

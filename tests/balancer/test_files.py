@@ -155,6 +155,11 @@ def test_json_that_is_missing_or_broken_gets_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         read_json(tmp_path / "bad.json")
+    (tmp_path / "long.json").write_text('{"a": ' + "9" * 5000 + "}")
+    with pytest.raises(InputError, match=r"long\.json is not valid JSON"):
+        read_json(tmp_path / "long.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_json(tmp_path)
 
 
 def test_csv_round_trip(tmp_path: Path) -> None:

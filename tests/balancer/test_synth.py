@@ -260,7 +260,7 @@ def test_nothing_but_real_images_helps_where_they_are_too_few(setting):
     assert sentence == "What may help a: more real images (9 are too few to judge by, and to train on)."
     (sentence,) = synth._advice(generator, data, {"a": replace(judged, rejected=["blank"] * 12)}, False)
     assert "longer training" in sentence and "--n" not in sentence
-    (sentence,) = synth._advice(generator, data, {"a": replace(judged, rejected=[None] * 3)}, True)
+    (sentence,) = synth._advice(generator, data, {"a": replace(judged, n_candidates=3)}, True)
     assert "a larger --n or --max-candidates, or no --text" in sentence
     (sentence,) = synth._advice(generator, data, {"a": replace(judged, verdict="fail")}, True)
     assert "longer training" in sentence and "no --text" in sentence

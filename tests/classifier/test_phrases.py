@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from classifier.phrases import stated, unsaid
+from classifier.phrases import stated, unread, unsaid
 
 NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity": {"no"}}
 
@@ -62,6 +62,13 @@ NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity"
         ("The cell is not large and round.", {}),
         ("a nucleus that is not round or indented", {}),
         ("small abnormal lymphocyte", {"cell_size": {"small"}}),
+        ("granularity: no", NO_GRANULES),
+        ("vacuoles no, granules no", {"cytoplasm_vacuole": {"no"}, **NO_GRANULES}),
+        ("granules are lacking", NO_GRANULES),
+        ("there is nothing granular", NO_GRANULES),
+        ("red granules are absent", {}),
+        ("without visible red granules", {}),
+        ("red granules absent, purple present", {"granule_colour": {"purple"}, "granularity": {"yes"}}),
         ("hardly any cytoplasm", {"nuclear_cytoplasmic_ratio": {"high"}}),
         ("horseshoe nucleus, low nuclear:cytoplasmic ratio", {
             "nucleus_shape": {"unsegmented-band"}, "nuclear_cytoplasmic_ratio": {"low"}}),
@@ -69,6 +76,29 @@ NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity"
 )  # fmt: skip
 def test_what_people_write_is_read(text: str, expected: Mapping[str, set[str]]) -> None:
     assert stated(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "granules cannot be seen",
+        "granules can't be found",
+        "anything except granules",
+        "excluding granules",
+        "negative for granules",
+        "granules (-)",
+        "granules instead of vacuoles",
+        "vacuoles rather than granules",
+        "not only granules but also vacuoles",
+        "cells other than large",
+        "all but large",
+        "far from round cell",
+        "nucleus, not cell, is round",
+    ],
+)
+def test_a_text_that_denies_in_ways_that_are_not_read_is_known(text: str) -> None:
+    assert unread(text)
+    assert not unread("a cell with no granules, not large, that can be round but has vacuoles")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +110,7 @@ def test_what_people_write_is_read(text: str, expected: Mapping[str, set[str]]) 
         ("It may have coarse granules, and no red granules.", {"may", "red", "granule"}),
         ("no nucleus", {"nucleus", "no"}),
         ("Small cells", {"cell"}),
-        ("granules in the round nucleus", {"granule"}),
+        ("granules in the round nucleus", {"granule", "in"}),
         ("a nucleus with fine granules", {"granule"}),
         ("The nucleoli are large.", {"other", "large"}),
     ],

@@ -15,7 +15,7 @@ from balancer import progress
 from balancer.data.attributes import ATTRIBUTES, completed
 from balancer.errors import InputError
 from classifier.captions import describe
-from classifier.endpoints import Endpoint
+from classifier.endpoints import Endpoint, _seconds
 from classifier.phrases import stated
 from classifier.rewriting import _checked, rewrite
 
@@ -264,6 +264,10 @@ LOBES = (
     {"nucleus_shape": "segmented-multilobed", "cytoplasm_texture": "frosted"},
 )
 RATIO = ("A large cell with a high N:C ratio.", {"cell_size": "big", "nuclear_cytoplasmic_ratio": "high"})
+BUT = (
+    "A round cell; there are no granules but vacuoles.",
+    {"cell_shape": "round", "granularity": "no", "cytoplasm_vacuole": "yes"},
+)
 BAND = (
     "The small cell has a band-shaped nucleus.",
     {"cell_size": "small", "nucleus_shape": "unsegmented-band"},
@@ -315,6 +319,25 @@ BAND = (
         (PINK, "The cytoplasm has traces of pink granules."),
         (NEITHER, "It has no vacuoles or granules, but the nucleus has."),
         (NEITHER, "There are no vacuoles or granules but in the cytoplasm."),
+        (BUT, "The nucleus and the cell are round; there are no granules but vacuoles."),  # two at once
+        (BUT, "A round cell and nucleus; there are no granules but vacuoles."),
+        (BUT, "The cell is round, as is its nucleus; there are no granules but vacuoles."),
+        (BUT, "The nucleus has the cell shape, which is round; no granules but vacuoles."),
+        (BUT, "The cell is round; there are no granules. In the nucleus: vacuoles."),  # elsewhere
+        (BUT, "The cell is round, without granules. There are vacuoles; these lie in the nucleus."),
+        (BUT, "The cell is round, without granules. There are vacuoles. The nucleus has these."),
+        (BUT, "The cell is round; there are vacuoles and, in the nucleus, no granules."),
+        (BUT, "A round cell; no granules but vacuoles. The nucleus lies on the cell outline."),
+        (BUT, "A round cell; no granules along the cell outline but vacuoles."),
+        (
+            BUT,
+            "The cell is round; there are no granules but in the cytoplasm, which has vacuoles.",
+        ),  # but for
+        (BUT, "A round cell without granules but for the cytoplasm with its vacuoles."),
+        (BUT, "A round cell; no granules but around the vacuoles."),
+        (BUT, "A round cell with vacuoles; no stained granules."),  # of one kind
+        (PINK, "Both the nucleus and the cytoplasm contain pink granules."),
+        (PINK, "Pink granules lie together in the cytoplasm."),
     ],
 )
 def test_an_answer_that_says_otherwise_in_disguise_is_not_taken(
@@ -330,6 +353,8 @@ def test_an_answer_that_says_otherwise_in_disguise_is_not_taken(
         (NEITHER, "Vacuoles and granules are absent from the cytoplasm."),
         (NEITHER, "There is no evidence of granules or vacuoles."),
         (VACUOLES, "Vacuoles are seen in the cytoplasm."),
+        (BUT, "The cell is round; the cytoplasm has vacuoles but is free of granules."),
+        (BUT, "Round cell with vacuoles as well as no granules."),
         (PINK, "The cytoplasm displays granules that are pink."),
         (SMALL, "Under the microscope, this is a small cell; its nucleus is round."),
         (SMALL, "Shown here is a small cell whose nucleus appears round."),
@@ -377,7 +402,13 @@ def test_nothing_to_rewrite_asks_nobody(serve: Callable[[Answer], Server], tmp_p
 
 
 @pytest.mark.parametrize(
-    "when", ["0", "120", "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 2100 23:59:59 GMT"]
+    "when",
+    [
+        "0",
+        "120",
+        "Wed, 21 Oct 2015 07:28:00 GMT",
+        "Fri, 31 Dec 2100 23:59:59 GMT",
+    ],
 )
 def test_an_endpoint_that_asks_to_wait_is_asked_later(
     when: str,
@@ -400,6 +431,11 @@ def test_an_endpoint_that_asks_to_wait_is_asked_later(
     found = rewrite(CAPTIONS, KNOWN, [Endpoint(server.url, "a")], tmp_path / "cache", 0)
     assert found == [reworded("a", caption) for caption in CAPTIONS]
     assert len(notes) == 1 and "asks to wait" in notes[0]
+
+
+@pytest.mark.parametrize("when", ["soon", "Wed, 21 Oct 2015 07:28:00 +99999999999999", "-1"])
+def test_a_time_to_wait_that_is_none_is_no_time(when: str) -> None:
+    assert _seconds(when) is None
 
 
 def test_an_endpoint_that_always_asks_to_wait_is_given_up(

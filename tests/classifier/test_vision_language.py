@@ -37,6 +37,7 @@ from classifier.language import (
     SENTENCES,
     Language,
     _endpoint,
+    check_language,
     known_attributes,
     language_for,
     language_of,
@@ -710,6 +711,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ({"head": "text", "loss": "ldam"}, "ldam changes the last layer"),
         ({"head": "joint", "mixing": "mixup"}, "no sentence of their own"),
         ({"head": "text", "captions": "llm"}, "name one with --endpoint"),
+        ({"head": "text", "sentences": ""}, "--sentences names no file"),
         ({"sentences": "own.csv"}, "--sentences does nothing with the head class"),
         ({"text_encoder": "minilm"}, "--text-encoder does nothing with the head class"),
         ({"head": "text", "joint_weights": (2.0, 1.0, 1.0, 1.0)}, "those of the head joint, not text"),
@@ -723,7 +725,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ),
         ({"captions": "llm", "endpoints": ("m@http://h/v1#key=x",), "head": "joint"}, "or a fragment"),
         ({"captions": "llm", "endpoints": ("m@http://[::1/v1",), "head": "joint"}, "Invalid IPv6 URL"),
-        ({"endpoints": ("m@http://localhost",)}, "give --captions llm too"),
+        ({"endpoints": ("m@http://localhost",)}, "is for --captions llm; give that too"),
         ({"head": "joint", "joint_weights": (1.0, 1.0, 1.0, 0.0)}, "four numbers above 0"),
         (
             {"head": "attributes", "captions": "llm", "endpoints": ("m@http://localhost/v1",)},
@@ -768,6 +770,10 @@ def test_an_endpoint_is_named_by_model_and_url(
     assert (made.model, made.url, made.key_variable) == ("org/model@v2", "http://localhost:8000/v1", None)
     monkeypatch.setenv(KEY, "secret")
     assert _endpoint("m@https://host/v1").key_variable == KEY
+    monkeypatch.setenv(KEY, "ü")
+    config = settings("contrastive", captions="llm", endpoints=("m@https://host/v1",))
+    with pytest.raises(InputError, match=f"{KEY} holds no key for"):
+        check_language(config, data.tables["train"], data.classes, data.root)
     config = settings("contrastive", captions="llm", endpoints=("localhost",))
     with pytest.raises(InputError, match="not of the form MODEL@URL"):
         language_for(config, data.tables["train"], lambda: data.images("train"), data.classes, data.root)
@@ -844,7 +850,8 @@ def test_classes_without_attributes_have_their_sentences_among_the_captions(
     tables = {split: table.copy() for split, table in data.tables.items()}
     tables["test"].loc[tables["test"]["label"] == "CLL", list(ATTRIBUTES)] = np.nan
     thinned = replace(data, tables=tables)
-    captions, counts = vision_language._captions(load_run(run), thinned, "test")
+    captions, counts, described = vision_language._captions(load_run(run), thinned, "test")
+    assert described == len(captions) - 1
     assert captions[-1] == load_run(run).config["language"]["sentences"]["CLL"][0]
     assert counts[-1] == (tables["train"]["label"] == "CLL").sum() and 0 <= counts.min() < counts.max()
     assert len(captions) == 1 + len(tables["test"][list(ATTRIBUTES)].dropna().drop_duplicates())

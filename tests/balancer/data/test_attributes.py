@@ -13,6 +13,7 @@ from balancer.data.attributes import (
     attribute_indices,
     attribute_values,
     check_attributes,
+    contradictory,
     multi_hot,
     read_attributes,
 )
@@ -31,6 +32,21 @@ def test_indices_and_values_are_inverse_and_gaps_stay_unknown() -> None:
         {"cell_size": ["unknown", "big"]}
     )  # as `prepare` fills a column that a whole split lacks
     assert [attribute_values(row) for row in attribute_indices(filled, "x")] == [{}, {"cell_size": "big"}]
+
+
+def test_granularity_decides_where_granules_are_there_and_not() -> None:
+    table = pd.DataFrame(
+        {
+            "granularity": ["no", "yes", "yes", "unknown"],
+            "granule_type": ["coarse", "nil", "round", "nil"],
+            "granule_colour": ["nil", "red", "red", "red"],
+        }
+    )
+    values = [attribute_values(row) for row in attribute_indices(table, "x")]
+    assert values[0] == {"granularity": "no", "granule_type": "nil", "granule_colour": "nil"}
+    assert values[1] == {"granularity": "yes", "granule_colour": "red"}
+    assert values[2] == {"granularity": "yes", "granule_type": "round", "granule_colour": "red"}
+    assert contradictory(table, "x").tolist() == [True, True, False, False]
 
 
 def test_what_the_renderer_says_is_in_the_vocabulary() -> None:

@@ -147,7 +147,7 @@ def _zero_shot(rows: pd.DataFrame) -> str:
         means += [
             (f"{one} minus {two}", mean_interval(_minus(hits[one], hits[two]), -1.0)) for one, two in pairs
         ]
-        columns = ("class left out", "recall", "others given to it")
+        columns = ("class left out", "recall, of how many", "others given to it")
         parts.append(
             f"### {name}\n\n{markdown_table((*columns, *CONTROLS, 'words that no other class has'), body)}\n\n"
             f"Mean recall over the {len(body)} classes, and differences, paired by image and seed:\n\n{markdown_table(('', 'recall'), means)}\n\n"
@@ -182,7 +182,8 @@ _ZERO_SHOT = (
     f"(recall / others given to it) are at the same price on validation: *{OWN_ALONE}*, without novelty; *{UNCERTAIN_ALONE}*, where a constant "
     f"takes the place of the likeness to its own, without novelty; *{NO_SENTENCE}*, this with novelty; *{NOVELTY_ALONE}*; *{OUTSIDERS}*, the rule "
     f"with the sentences of {', '.join(NOT_THERE)} in place of its own, on "
-    f"average. *{NEAREST}* has no price: the largest of the {len(CLASSES)} cosines."
+    f"average. *{NEAREST}* has no price: the largest of the {len(CLASSES)} cosines. "
+    "The last column counts the words of its sentences that are in no training caption and in no sentence of the others."
 )
 
 

@@ -107,13 +107,13 @@ def claimed(path: Path, name: str = "--out") -> Iterator[None]:
     lock = FileLock(place, timeout=0, is_singleton=True, thread_local=False)
     try:
         try:
-            if not os.access(path.parent, os.W_OK):
-                raise InputError(f"{path.parent} cannot be written to; choose another {name}.")
             lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"Another process is writing {path} now; wait until it ends, or choose another {name}."
-            ) from None
+        except OSError as error:  # Timeout too, also where no lock can be made
+            if isinstance(error, Timeout) and place.exists():
+                raise InputError(
+                    f"Another process is writing {path} now; wait until it ends, or choose another {name}."
+                ) from None
+            raise InputError(f"Nothing can be written in {path.parent}; choose another {name}.") from None
         try:
             yield
         finally:

@@ -118,6 +118,12 @@ def test_an_output_never_replaces_what_it_is_made_from(tmp_path: Path) -> None:
     refuse_existing(tmp_path / "data", overwrite=True, inputs=[tmp_path / "data-2"])
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no folder that nobody can write to")
+def test_a_place_where_nothing_can_be_written_is_told() -> None:
+    with pytest.raises(InputError, match="Nothing can be written in /proc"), new_directory(Path("/proc/out")):
+        pass
+
+
 def test_left_overs_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".hemabalance-aside-out-12345678").mkdir()
     (tmp_path / ".hemabalance-aside-out-64-12345678").mkdir()

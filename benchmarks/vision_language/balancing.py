@@ -93,7 +93,7 @@ def main() -> None:
     under = ", ".join(f"{head} on {found['b']}" for head, found in primary.items() if found)
     predictions = {head: pd.read_parquet(report / PREDICTIONS) for head, report in reports.items()}
     counts = ", ".join(f"{n} {label}" for label, n in study["data"]["counts"]["train"].items())
-    accepted = [s["counts"] for s in study["synthetic"]]
+    accepted = ", ".join(f"{n} {label}" for s in study["synthetic"] for label, n in s["counts"].items())
     text = (
         "# Does language help, with balancing and without?\n\n"
         f"{table(predictions, study['data']['classes'])}\n\n"

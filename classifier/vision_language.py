@@ -14,7 +14,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from balancer.data import PreparedDataset
-from balancer.data.attributes import ATTRIBUTES, attribute_indices, attribute_values, completed
+from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values, completed
 from balancer.data.dataset import read_table
 from balancer.data.decode import make_square
 from balancer.data.seen import Seen
@@ -313,6 +313,7 @@ class TextScorer:
     run: ClassifierRun = field(repr=False)
     sha256: str  # of the run's weights
     attributes: Mapping[str, str]  # what the text states, where it states one value
+    having: Mapping[str, float]  # by class, the share of its train images that have what the text states
     _restain: bool  # whether images are still to be brought to the stain of the run's
     _wanted: np.ndarray = field(repr=False)
 
@@ -331,14 +332,16 @@ class TextScorer:
         return embed_images(self.run.model, images) @ self._wanted
 
     def likely(self, labels: Sequence[str]) -> dict[str, float]:
-        """Of these labels those that the run knows, the one whose sentences fit the text best first, and how likely each is among
-        them: the softmax of the cosines of text and sentences, at the run's scale."""
+        """Of these labels those that the run knows, and how likely the text means each, the likeliest first: the softmax of the
+        cosines of the text and the sentences of each, at the run's scale, times `having`, over their sum."""
         known = [label for label in labels if label in self.run.classes]
         head = self.run.language.by_sentence
         cosines = head.embeddings.cpu().numpy() @ self._wanted
         rows = [self.run.classes.index(label) for label in known]
-        p = softmax(float(head.scale.detach()) * cosines[rows]) if known else ()
-        return dict(sorted(zip(known, map(float, p), strict=True), key=lambda pair: -pair[1]))
+        if not known:
+            return {}
+        p = softmax(float(head.scale.detach()) * cosines[rows]) * [self.having[label] for label in known]
+        return dict(sorted(zip(known, map(float, p / p.sum()), strict=True), key=lambda pair: -pair[1]))
 
     def trained_on(self, data: PreparedDataset, split: str) -> list[str]:
         """File names of the images of a split that the run was trained on, be it in other files."""
@@ -357,4 +360,19 @@ def text_scorer(
     opened, text = load_run(run), check_text(text)
     opened.model.to(device)
     sha256, wanted = file_sha256(Path(run) / WEIGHTS), query(opened, text)
-    return TextScorer(text, opened, sha256, _stated_alone(text), to_restain(opened, data), wanted)
+    said, having = _stated_alone(text), _shares(data, _stated(text))
+    return TextScorer(text, opened, sha256, said, having, to_restain(opened, data), wanted)
+
+
+def _shares(data: PreparedDataset, said: Mapping[str, set[str]]) -> dict[str, float]:
+    """For each class the share (n + 1) / (N + 2) of its N train images with known attributes that have those `said`: one half where
+    nothing is known."""
+    table = data.tables["train"]
+    indices = attribute_indices(table, data.root / "train" / "metadata.csv")
+    known, have = (np.ones(len(table), dtype=bool) for _ in range(2))
+    for name, values in said.items():
+        column = indices[:, list(ATTRIBUTES).index(name)]
+        known &= column != UNKNOWN
+        have &= np.isin(column, [ATTRIBUTES[name].index(value) for value in values])
+    of = {label: (table["label"] == label).to_numpy() & known for label in data.classes}
+    return {label: float((have[rows].sum() + 1) / (rows.sum() + 2)) for label, rows in of.items()}

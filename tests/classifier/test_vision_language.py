@@ -508,6 +508,18 @@ def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedData
     likely = scorer.likely(["eosinophil", "CLL", "unknown"])
     assert list(likely) == ["CLL", "eosinophil"] and sum(likely.values()) == pytest.approx(1)
     assert likely["CLL"] > likely["eosinophil"] > 0 and scorer.likely(["unknown"]) == {}
+    shares = text_scorer(run, "a cell with granules", data).having
+    counts = data.tables["train"]["label"].value_counts()
+    assert shares == pytest.approx(
+        {
+            "CLL": 1 / (counts["CLL"] + 2),
+            "eosinophil": (counts["eosinophil"] + 1) / (counts["eosinophil"] + 2),
+            "monocyte": 1 / (counts["monocyte"] + 2),
+        }
+    )
+    tables = {split: table.drop(columns=list(ATTRIBUTES)) for split, table in data.tables.items()}
+    untold = text_scorer(run, "a cell with granules", replace(data, tables=tables)).having
+    assert set(untold.values()) == {0.5}
     assert scorer.trained_on(data, "test") == scorer.trained_on(data, "validation") == []
     assert len(scorer.trained_on(data, "train")) == len(data.tables["train"])
     large = np.stack([np.asarray(Image.fromarray(x).resize((64, 64))) for x in data.images("test")[:4]])

@@ -38,28 +38,12 @@ _TRANSPARENT = (
 )  # nouns of any noun
 
 _PARTS = (CELL, NUCLEUS, CHROMATIN, RATIO, CYTOPLASM)
+_DETERMINERS = ("the", "its", "this")  # beside articles
 _PLACES = ("in", "on", "at", "around", "within", "inside", "between", "from", "by", "for", "to")
 # Verbs of which one part alone is not the subject.
-_OF_SEVERAL = [
-    "are",
-    "were",
-    "appear",
-    "look",
-    "remain",
-    "have",
-    "contain",
-    "show",
-    "hold",
-    "bear",
-    "display",
-    "reveal",
-    "carry",
-    "exhibit",
-    "feature",
-    "possess",
-    "include",
-    "enclose",
-]
+_OF_SEVERAL = re.compile(
+    "are|were|appear|look|remain|have|contain|show|hold|bear|display|reveal|carry|exhibit|feature|possess|include|enclose"
+)
 # Of some kind of granules or vacuoles: others may be there.
 _OF_A_KIND = ("stained", "staining", "coloured", "colored", "shaped", "own")
 # Denials and exceptions of which `stated` would hear the opposite.
@@ -269,21 +253,16 @@ def _placed(items: list[Item]) -> set[str]:
     for i, item in enumerate(items):
         if item.text not in _PLACES:
             continue
-        k = _after_determiners(items, i + 1, "word", "neutral")
+        k = i + 1
+        while k < len(items) and (
+            items[k].kind in ("article", "word", "neutral") or items[k].text in _DETERMINERS
+        ):
+            k += 1
         if k < len(items) and items[k].kind == "noun":
             inside = (CELL, CYTOPLASM, NUCLEUS) if i and items[i - 1].names(CHROMATIN) else (CELL, CYTOPLASM)
             if not (item.text in ("in", "within", "inside", "from") and items[k].names(*inside)):
                 found.add(item.text)
     return found
-
-
-def _after_determiners(items: list[Item], k: int, *kinds: str) -> int:
-    """Index of the first item from `k` on that is neither an article or the like nor of these kinds."""
-    while k < len(items) and (
-        items[k].kind in ("article", *kinds) or items[k].text in ("the", "its", "this")
-    ):
-        k += 1
-    return k
 
 
 def _together(items: list[Item]) -> set[str]:
@@ -293,11 +272,11 @@ def _together(items: list[Item]) -> set[str]:
         if not item.names(*_PARTS):
             continue
         k = i - 1
-        while k >= 0 and (items[k].kind == "article" or items[k].text in ("the", "its", "this")):
+        while k >= 0 and (items[k].kind == "article" or items[k].text in _DETERMINERS):
             k -= 1
         if k > 0 and items[k].kind in ("and", "or") and items[k - 1].names(*_PARTS):
             found.add(item.text)
-        if i + 1 < len(items) and items[i + 1].text in _OF_SEVERAL:
+        if i + 1 < len(items) and _OF_SEVERAL.fullmatch(items[i + 1].text):
             found.add(items[i + 1].text)
         k = _before(items, i, "article", "word", "neutral", "connective")
         if item.names(CELL) and k > 0 and items[k].kind == "having" and items[k - 1].names(*_PARTS):

@@ -184,7 +184,7 @@ UNSEGMENTED = ("unsegmented-round", "unsegmented-indented", "unsegmented-band")
 _GROUPS = {
     SEGMENTED: (
         "segmented, lobed, lobulated, lobes, segments, two to five lobes, two or more lobes, two or three lobes, "
-        "two to four lobes"
+        "two to four lobes, two to three lobes, 2 to 3 lobes, 2 or 3 lobes, 2 3 lobes, 2 to 4 lobes, 2 4 lobes, 2 to 5 lobes, 2 5 lobes"
     ),
     UNSEGMENTED: "unsegmented, non segmented, nonsegmented, unlobed, non lobed, undivided, single lobed, one lobe",
 }
@@ -223,7 +223,7 @@ _HAVING = (
 # Negators after which there may be some.
 LITTLE = ("hardly any", "hardly", "barely", "scarcely", "less", "fewer")
 _NEGATORS = (
-    "no, not, without, never, nothing, neither, nor, lack, lacks, lacking, non, zero, free of, free from, devoid of, absence of, "
+    "no, not, without, sans, minus, never, nothing, neither, nor, clear of, clear from, lack, lacks, lacking, non, zero, free of, free from, devoid of, absence of, "
     f"lack of, lacks any, none of, none of the, none of its, {', '.join(LITTLE)}"
 )
 _ABSENT = "absent, missing, lacking, none, free, nil"
@@ -232,7 +232,7 @@ _SEEN = (
 )
 _CONNECTIVES = (
     "with, in, of, to, on, at, by, while, whose, which, that, its, the, this, these, it, as, but, for, from, around, "
-    "within, inside, between, there, also, who, where, such, does, do, did, has been"
+    "within, inside, between, there, also, who, where, such, does, do, did, has been, under the microscope, under a microscope"
 )
 # Adjectives and adverbs that say nothing of a cell by themselves, and what may stand between others.
 _NEUTRAL = (
@@ -250,7 +250,8 @@ _CONDITIONS = "than, when, if, unless, may, can, could"
 _SHARPER = (
     "hypersegmented, pyknotic, cleaved, convoluted, foamy, three lobes, four lobes, five lobes, 3 lobes, 4 lobes, 5 lobes, "
     "three lobed, four lobed, five lobed, deep blue, deeply blue, dark blue, strongly blue, deeply basophilic, "
-    "strongly basophilic, sky blue"
+    "strongly basophilic, sky blue, huge, enlarged, dark purple, deep purple, dark violet, blue black, reddish purple, red purple, "
+    "hardly any cytoplasm, barely any cytoplasm, almost no cytoplasm, scarcely any cytoplasm"
 )
 # Adjectives that describe a cell, in ways that the vocabulary has no value for.
 _OUTSIDE = (
@@ -359,6 +360,8 @@ def _tokens(text: str) -> list[str]:
     """Words in lower case, and punctuation marks; a hyphen within a word parts it."""
     text = normalised(text).lower()
     text = re.sub(r"\b(nucleus|nuclear|n)\s?[:/]\s?(cytoplasm|cytoplasmic|c)\b", "nc", text)
+    text = re.sub(r"\bw/o(?:ut)?\b", "without", text)
+    text = re.sub(r"\b(do|does|did|is|are|was|were|has|have)nt\b", r"\1 not", text)
     text = re.sub(r"(?<=\w)['’]s\b", "", text).replace("n't", " not").replace("cannot", "can not")
     text = re.sub(r"\s[-–—]\s|—", ", ", text)
     text = re.sub(r"[-‐‑–]", " ", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 from balancer.data.attributes import ATTRIBUTES
 from classifier.lexicon import (
@@ -38,19 +39,44 @@ _TRANSPARENT = (
 )  # nouns of any noun
 
 _PARTS = (CELL, NUCLEUS, CHROMATIN, RATIO, CYTOPLASM)
+_JOINTS = ("and", "or", "comma")
+_STARTS = ("but", "while", "whose", "with", "there", "it")  # of another statement
+_VAGUE = (
+    "these",
+    "both",
+    "some",
+    "such",
+    "yet",
+    "where",
+    "stained",
+    "staining",
+    "coloured",
+    "colored",
+    "shaped",
+    "own",
+    "nuclear",
+)
 _DETERMINERS = ("the", "its", "this")  # beside articles
 _PLACES = ("in", "on", "at", "around", "within", "inside", "between", "from", "by", "for", "to")
 # Verbs of which one part alone is not the subject.
 _OF_SEVERAL = re.compile(
     "are|were|appear|look|remain|have|contain|show|hold|bear|display|reveal|carry|exhibit|feature|possess|include|enclose"
 )
-# Of some kind of granules or vacuoles: others may be there.
-_OF_A_KIND = ("stained", "staining", "coloured", "colored", "shaped", "own")
 # Denials and exceptions of which `stated` would hear the opposite.
 _UNREAD = re.compile(
-    r"\b(?:can|could|may|might|must|should|would)\s*(?:not|n['’]t)\b|\bcan['’]t\b|\bexcept\w*\b|\bexclu\w+\b|\binstead of\b|"
-    r"\brather than\b|\bother than\b|\ball but\b|\bany\w* but\b|\bnothing but\b|\bfar from\b|\bnot only\b|\bnot just\b|"
-    r"\bnegative (?:for|of)\b|\(\s*[-–−]\s*\)|, not (?:the )?(?:cell|nucleus|cytoplasm|chromatin|granules|vacuoles),"
+    r"\b(?:can|could|may|might|must|should|would)\s*(?:not|n['’]t)\b|\bcan['’]?t\b|\bexcept\w*\b|\bexclu\w+\b|\binstead of\b|"
+    r"\bthan\b(?! two lobes)|\ball but\b|\bany\w* but\b|\bnothing but\b|\bfar from\b|\bnegative\b|\bloss of\b|\bin ?complete\w*|"
+    r"\bnot (?:only|just|at all|that|so|as|quite|many|much|numerous|prominent|yet|\w+ly)\b|\bno longer\b|\bnowhere\b|"
+    r"\bwith ?(?:or|/) ?without\b|\bpresent or absent\b|\bor not\b|\bregardless\b|\birrespective\b|\bno matter\b|\bignor\w+|\bavoid\w*|"
+    r"\binvisible\b|\bunseen\b|\bgone\b|\bnever seen\b|\b(?:absent|missing) (?:\w+ )?(?:granul|vacuol)\w*|\blittle to no\b|"
+    r"[=(?]\s*(?:no|none|0)\b|\(\s*[-–−]\s*\)|:\s*(?:0\b|[-–−]|not\b)|\s[-–]\s*no\b|\b(?:0|zero) (?:granul|vacuol)\w*|\bun-\w+|"
+    r"\b(?:no|none of the|none of these) (?:\w+ )?cells?\b|\b(?:one|1)\s*(?:or|to|[-–])\s*(?:two|2)\b|\bat (?:most|least)\b|\bup to\b|"
+    r"\b(?:size|shape|colou?r) of\b|\bround (?:the|its|it|a)\b|\bmuch of the\b|"
+    r"\b(?:granul|vacuol)\w*\s*/\s*(?:granul|vacuol)|\b(?:granul|vacuol)\w*, (?:granul|vacuol)\w*\s*:|"
+    r"\b(?:no|without|lacks?|lacking)\b[^.;]*,\s*(?:granul|vacuol)\w*,?\s*(?:or|nor|and)\b|"
+    r"\b(?:without|lacks?|lacking|free of|devoid of) (?:\w+ )?(?:granul|vacuol)\w* and (?!(?:with|has|have|contain|show))(?:\w+ ){1,2}"
+    r"(?:granul|vacuol|nucle)\w*|"
+    r", not (?:the )?(?:cell|nucleus|cytoplasm|chromatin|granules|vacuoles),"
 )
 
 _OF_NONE = ("no", "none of", "none of the", "none of its")
@@ -93,7 +119,9 @@ def stated(text: str) -> dict[str, set[str]]:
             found.setdefault(attribute, set()).update(values)
     for attribute, kind in (("cytoplasm_vacuole", VACUOLE), ("granularity", GRANULE)):
         for i, item in enumerate(items):
-            if item.names(kind) and (there := _there(items, i, described.get(i))) is not None:
+            if not item.names(kind) or _in_nucleus(items, i):
+                continue
+            if (there := _there(items, i, described.get(i))) is not None:
                 found.setdefault(attribute, set()).add("yes" if there else "no")
     if grouped and "nucleus_shape" not in found:
         found["nucleus_shape"] = grouped
@@ -123,9 +151,26 @@ def unsaid(text: str) -> set[str]:
         for item in items
         if item.outside or item.plural or item.kind == "unknown" or item.text == OTHER
     }
-    for found in (_loose, _repeated, _alternatives, _exceptions, _placed, _together, _pointing):
+    for found in (
+        _loose,
+        _repeated,
+        _alternatives,
+        _exceptions,
+        _placed,
+        _together,
+        _pointing,
+        _beyond,
+        _owners,
+    ):
         pieces |= found(items)
+    if piece := unread(text):
+        pieces.add(piece)
     adjectives, described = _adjectives(items)
+    if sum(items[noun].names(GRANULE) for noun in described) > 1:  # two sorts of them
+        pieces.add(GRANULE)
+    shapes = [meaning[1] for _, _, meaning in adjectives if meaning and meaning[0] == "nucleus_shape"]
+    if any(len(set(shapes[0]) & set(shape)) == 0 for shape in shapes):
+        pieces.add(NUCLEUS)
     for i, topic, meaning in adjectives:
         name = None if meaning is None else meaning[0]
         of_granules = name in ("cytoplasm_vacuole", "granularity")
@@ -154,18 +199,28 @@ def unread(text: str) -> str | None:
     return found.group().strip(" ,") if found else None
 
 
-def _of_nucleus(items: list[Item], i: int) -> bool:
-    """Whether the granules or vacuoles named at `i` are said to be of the nucleus, in it or had by it, or around something."""
-    if i and items[i - 1].text == "nuclear":
-        return True
+def _in_nucleus(items: list[Item], i: int) -> bool:
+    """Whether the granules or vacuoles named at `i` are said to be nuclear, or of or in the nucleus."""
+    k = _past_place(items, i)
+    return (i > 0 and items[i - 1].text == "nuclear") or (
+        k < len(items) and items[k].names(NUCLEUS, CHROMATIN)
+    )
+
+
+def _past_place(items: list[Item], i: int) -> int:
+    """Index of what ends the words after the noun at `i` by which it is placed: a noun, a word like "around", or the end of them."""
     k = i + 1
     while k < len(items) and items[k].kind not in ("stop", "comma", "and", "or", "noun"):
-        if items[k].text in ("with", "while", "whose", "but"):
+        if items[k].text in ("with", "while", "whose", "but", "around", "between"):
             break
-        if items[k].text in ("around", "between"):
-            return True
         k += 1
-    if k < len(items) and items[k].names(NUCLEUS, CHROMATIN):
+    return k
+
+
+def _of_nucleus(items: list[Item], i: int) -> bool:
+    """Whether the granules or vacuoles named at `i` are said to be of the nucleus, in it or had by it, or around something."""
+    k = _past_place(items, i)
+    if _in_nucleus(items, i) or (k < len(items) and items[k].text in ("around", "between")):
         return True
     parted = had = False
     for k in range(i - 1, -1, -1):
@@ -187,8 +242,7 @@ def _loose(items: list[Item]) -> set[str]:
         if item.kind not in ("negator", "absent"):
             continue
         at = _denied_noun(items, i)
-        of_a_kind = [one.text for one in items[i + 1 : at] if one.text in _OF_A_KIND]
-        if at is None or at in denied or of_a_kind:
+        if at is None or at in denied:
             loose.add(item.text)
         else:
             denied.add(at)
@@ -253,11 +307,7 @@ def _placed(items: list[Item]) -> set[str]:
     for i, item in enumerate(items):
         if item.text not in _PLACES:
             continue
-        k = i + 1
-        while k < len(items) and (
-            items[k].kind in ("article", "word", "neutral") or items[k].text in _DETERMINERS
-        ):
-            k += 1
+        k = _past(items, i + 1, "article", "word", "neutral", texts=_DETERMINERS)
         if k < len(items) and items[k].kind == "noun":
             inside = (CELL, CYTOPLASM, NUCLEUS) if i and items[i - 1].names(CHROMATIN) else (CELL, CYTOPLASM)
             if not (item.text in ("in", "within", "inside", "from") and items[k].names(*inside)):
@@ -285,12 +335,100 @@ def _together(items: list[Item]) -> set[str]:
 
 
 def _pointing(items: list[Item]) -> set[str]:
-    """Words by which something is said of what was named before: "these", "as is its nucleus", but for "as well as"; and "both"."""
-    texts = [item.text for item in items]
-    found = {text for text in texts if text in ("these", "both")}
-    for i, text in enumerate(texts):
-        if text == "as" and "well" not in (*texts[i + 1 : i + 2], *texts[max(i - 1, 0) : i]):
-            found.add(text)
+    """Words by which something is said of what was named before ("these", "as is its nucleus"), "it" where that is not the cell; and
+    words that say how many or how much."""
+    found = {item.text for item in items if item.text in _VAGUE}
+    for i, item in enumerate(items):
+        following = items[i + 1] if i + 1 < len(items) else Item("stop")
+        if item.text == "as":
+            well = [one.text for one in items[max(i - 1, 0) : i + 3]]
+            of = [one for one in items[i + 1 :] if one.kind in ("noun", "negator", "stop")][:1]
+            if (well[-3:] != ["as", "well", "as"] and well[:2] != ["well", "as"]) or not (
+                of and (of[0].kind == "negator" or of[0].names(VACUOLE, GRANULE))
+            ):
+                found.add("as")
+        elif item.text == "it":
+            clause: list[Item] = []
+            for one in reversed(items[: i - 1 if i and items[i - 1].kind == "stop" else i]):
+                if one.kind == "stop":
+                    break
+                clause = [one] if one.names(*_PARTS) else clause
+            if clause and not clause[0].names(CELL):
+                found.add("it")
+        elif item.text == "little" and i and items[i - 1].kind == "article":
+            found.add("little")
+        elif (
+            item.text in ("much", "a lot of", "lots of", "plenty of") and following.text in _DETERMINERS
+        ) or (item.text == "evidence of" and not (i and items[i - 1].kind == "negator")):
+            found.add(item.text)
+    return found
+
+
+def _beyond(items: list[Item]) -> set[str]:
+    """What follows vacuoles and granules that are denied where it is neither an end nor another statement: it may be denied too."""
+    found: set[str] = set()
+    for i, item in enumerate(items):
+        at = _denied_noun(items, i) if item.kind == "negator" else None
+        if item.kind != "absent" and (at is None or at < i):
+            continue
+        k = i + 1
+        if at is not None and at > i:
+            found |= {one.text for one in items[k:at] if one.kind == "negator"}
+            k = at + 1
+        while k + 1 < len(items) and items[k].kind in _JOINTS and items[k + 1].names(VACUOLE, GRANULE):
+            k += 2
+        k = _past(items, k, "copula", "seen")
+        if k < len(items) and items[k].text in ("in", "within", "inside", "from"):
+            k = _past(items, k + 1, "article", "word", "neutral", "comma", texts=_DETERMINERS)
+            k += k < len(items) and items[k].names(CELL, CYTOPLASM)
+        k = _past(items, k, "copula", "seen")
+        if k >= len(items) or items[k].kind in ("stop", "absent") or items[k].text in ("but", "nor", "while"):
+            continue
+        after = _past(items, k, *_JOINTS)
+        if after == k:
+            found.add(items[k].text)
+        elif after < len(items) and not (
+            items[after].kind in ("negator", "stop", "having", "copula") or items[after].text in _STARTS
+        ):
+            noun = _past(items, after, "article", "word", "neutral", "comma", texts=_DETERMINERS)
+            ends = items[noun : noun + 2]
+            if len(ends) < 2 or ends[0].kind != "noun" or ends[1].kind not in ("copula", "having"):
+                found.add(items[after].text)
+    return found
+
+
+def _past(items: list[Item], k: int, *kinds: str, texts: Sequence[str] = ()) -> int:
+    """Index of the first item from `k` on that is neither of these kinds nor one of these texts."""
+    while k < len(items) and (items[k].kind in kinds or items[k].text in texts):
+        k += 1
+    return k
+
+
+def _owners(items: list[Item]) -> set[str]:
+    """Parts that are said to be or to have what they cannot, so that something else is meant: vacuoles that contain granules, a
+    nucleus with cytoplasm, a cell that is a nucleus, a cell nucleus."""
+    found: set[str] = set()
+    for i, item in enumerate(items[:-1]):
+        if item.kind != "noun":
+            continue
+        verb = items[i + 1]
+        k = _past(items, i + 2, "article", "word", "neutral", texts=_DETERMINERS)
+        of = items[k] if k < len(items) and items[k].kind == "noun" else None
+        if verb.kind == "noun" and item.names(*_PARTS):
+            found.add(verb.text)
+        elif verb.kind == "copula" and of:
+            found.add(of.text)
+        elif item.names(VACUOLE, GRANULE) and (
+            verb.kind == "having" or verb.text in ("with", "whose", "free of", "not")
+        ):
+            found.add(verb.text)
+        elif item.names(VACUOLE, GRANULE) and verb.text in ("which", "that"):
+            if [one.kind for one in items[i + 2 : i + 4]] != ["copula", "word"]:
+                found.add(verb.text)
+        elif verb.kind == "having" and of:
+            fits = {CELL: True, CYTOPLASM: of.names(VACUOLE, GRANULE), NUCLEUS: of.names(CHROMATIN)}
+            if not fits.get(item.text, False):
+                found.add(of.text)
     return found
 
 
@@ -337,6 +475,8 @@ def _noun_of(items: list[Item], i: int, predicates: set[int]) -> int | None:
     ):
         j += 1
     if j < len(items) and items[j].kind == "noun":
+        while j + 1 < len(items) and items[j + 1].kind == "noun":  # a round cell nucleus
+            j += 1
         return j
     before = items[i - 1] if i else Item("stop")
     joined = i > 1 and before.kind in ("and", "or", "comma") and i - 2 in predicates
@@ -413,21 +553,36 @@ def _there(items: list[Item], noun: int, first: int | None) -> bool | None:
     `first`: the first of the adjectives that describe them.
     """
     k = (noun if first is None else first) - 1
-    unknown = 0
+    unknown, bare, joined, either = 0, True, False, False
     while k >= 0:
         item = items[k]
         if item.kind == "unknown" and unknown < 2:
             unknown += 1
         elif item.kind in ("and", "comma"):
-            # "no vacuoles and pink granules" has granules; "no vacuoles and granules" has none.
+            # "no vacuoles and pink granules", "and has granules" or "and some granules" have granules; "no vacuoles and granules" has none.
             after = items[noun + 1].kind if noun + 1 < len(items) else ""
-            if first is not None or (item.kind == "comma" and after not in ("and", "or")):
+            if (
+                first is not None
+                or not bare
+                or (item.kind == "comma" and not either and after not in ("and", "or"))
+            ):
                 break
+            joined = True
+        elif joined and not either and item.kind in ("having", "copula", "seen"):
+            break  # "no granules are seen and vacuoles …"
+        elif joined and (
+            (item.kind == "word" and items[k + 1].kind in ("word", "noun"))
+            or (either and item.kind == "noun")
+        ):  # no pink granules or vacuoles, no nucleoli or granules
+            pass
         elif not (
             item.kind in ("neutral", "seen", "or", "article", "having", "copula")
             or (item.names(VACUOLE, GRANULE) and items[k + 1].kind != "having")
         ):
             break
+        if item.kind == "or":
+            joined = either = True
+        bare &= item.kind in ("and", "or", "comma", "noun", "word") or item.text == "any"
         k -= 1
     if k >= 0 and items[k].kind == "negator":
         before = _before(items, k, "neutral", "copula", "having", "connective", "article")
@@ -458,6 +613,6 @@ def _there(items: list[Item], noun: int, first: int | None) -> bool | None:
         return False if first is None else None
     if k < len(items) and items[k].text == "not":
         after = items[k + 1].kind if k + 1 < len(items) else "stop"
-        if after in ("seen", "neutral", "stop"):
+        if after in ("seen", "stop"):
             return False if first is None else None
     return True

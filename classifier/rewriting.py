@@ -42,6 +42,8 @@ _NAMES = re.compile(
     r"neoplas\w*|diseases?|disorders?|patients?|diagnos\w*|health\w*|normal|abnormal|infect\w*|aml|cll|cml|acute|chronic)\b",
     re.IGNORECASE,
 )
+# Sentences that ask, or say when.
+_ASKS = re.compile(r"(?:^|[.;:]\s*)(?:is|are|do|does|has|have|which|what|where|when|if)\b", re.I)
 # What is no description: markup, and talk about the task.
 _TALK = re.compile(
     r"^here(?:['’]s| is)\b|\b(rewrit\w*|rephras\w*|description|caption|sure|certainly|sorry|as an ai)\b",
@@ -49,7 +51,7 @@ _TALK = re.compile(
 )
 # Words that state nothing, beside those by which attributes are stated.
 _PLAIN = (
-    "lie lies lying sit sits sitting rest rests about image picture view under microscope shown here well whole entire itself whereas "
+    "lie lies lying sit sits sitting rest rests image picture view shown here well whole entire itself whereas "
     "although though"
 )
 # Letters, numbers and marks of plain sentences; another mark may say what no word does.
@@ -208,6 +210,10 @@ def _objection(text: str | None, caption: str, facts: Mapping[str, str]) -> str 
         return "other numbers"
     if _NAMES.search(text):
         return "a class or disease is named"
+    if _ASKS.search(text):
+        return "a question or a condition"
+    if re.search(r"\b(vacuole|granule)\b", text, re.I):
+        return "other numbers"
     if stated(text) != {name: {value} for name, value in facts.items()}:
         return "other facts"
     # What is not understood cannot be checked: it may be a fact that the caption does not state.

@@ -358,13 +358,154 @@ def test_an_answer_that_says_otherwise_in_disguise_is_not_taken(
         (PINK, "The cytoplasm displays granules that are pink."),
         (SMALL, "Under the microscope, this is a small cell; its nucleus is round."),
         (SMALL, "Shown here is a small cell whose nucleus appears round."),
-        (LOBES, "The frosted cytoplasm lies about a multilobed nucleus."),
+        (LOBES, "The frosted cytoplasm is seen here; the nucleus is multilobed."),
         (RATIO, "The cell is large, and its nucleus fills most of the cell."),
         (BAND, "A small cell; the nucleus is shaped like a band."),
     ],
 )
 def test_plain_rewordings_are_taken(said: tuple[str, dict[str, str]], answer: str) -> None:
     caption, attributes = said
+    assert _checked(answer, caption, completed(attributes)) == answer
+
+
+SAID = {
+    "NEI": (
+        "The cytoplasm has neither vacuoles nor granules.",
+        {"cytoplasm_vacuole": "no", "granularity": "no"},
+    ),
+    "GR": (
+        "A round cell with granules but no vacuoles.",
+        {"cell_shape": "round", "granularity": "yes", "cytoplasm_vacuole": "no"},
+    ),
+    "GNV": (
+        "The cytoplasm contains pink granules but no vacuoles.",
+        {"granule_colour": "pink", "cytoplasm_vacuole": "no"},
+    ),
+    "NB": (
+        "A cell with a bilobed nucleus and no vacuoles.",
+        {"nucleus_shape": "segmented-bilobed", "cytoplasm_vacuole": "no"},
+    ),
+    "NG2": (
+        "A small cell with dense chromatin and no granules.",
+        {"cell_size": "small", "chromatin_density": "densely", "granularity": "no"},
+    ),
+    "GV": (
+        "The cytoplasm contains pink granules and vacuoles.",
+        {"granule_colour": "pink", "cytoplasm_vacuole": "yes"},
+    ),
+    "SM": (
+        "A small cell with a round nucleus.",
+        {"cell_size": "small", "nucleus_shape": "unsegmented-round"},
+    ),
+    "RC": ("The cell is small and round.", {"cell_size": "small", "cell_shape": "round"}),
+    "BI": ("The nucleus is bilobed.", {"nucleus_shape": "segmented-bilobed"}),
+    "BIG": ("This is a big blood cell with no granules.", {"cell_size": "big", "granularity": "no"}),
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("NEI", "The cytoplasm has no vacuoles and has granules."),
+        ("NEI", "The cytoplasm has no granules and contains vacuoles."),
+        ("NEI", "The cytoplasm lacks vacuoles and holds granules."),
+        ("NEI", "The cytoplasm is free of vacuoles and has granules."),
+        ("NEI", "The cytoplasm does not have vacuoles and has granules."),
+        ("NEI", "In the cytoplasm there are no vacuoles and there are granules."),
+        ("NEI", "No granules are seen and vacuoles are present in the cytoplasm."),
+        ("NEI", "The cytoplasm has no granules and some vacuoles."),
+        ("NEI", "The cytoplasm has no granules yet vacuoles."),
+        ("NEI", "The cytoplasm has no vacuoles and visible granules."),
+        ("NEI", "The cytoplasm is not granular and vacuolated."),
+        ("GNV", "The cytoplasm is free of vacuoles and pink granules."),
+        ("GNV", "The cytoplasm is without vacuoles and pink granules."),
+        ("GNV", "The cytoplasm does not contain vacuoles and pink granules."),
+        ("NB", "A cell without vacuoles and a bilobed nucleus."),
+        ("NB", "A cell with no vacuoles or bilobed nucleus."),
+        ("NB", "A cell without vacuoles or a bilobed nucleus."),
+        ("NB", "A cell lacking vacuoles and a bilobed nucleus."),
+        ("NB", "The cell does not have vacuoles and a bilobed nucleus."),
+        ("NG2", "The small cell lacks granules and dense chromatin."),
+        ("NG2", "A small cell without granules or dense chromatin."),
+        ("NG2", "A small cell devoid of granules and of dense chromatin."),
+        ("GR", "Vacuoles are missing from the round cell, as well as granules."),
+        ("GR", "Vacuoles are absent from the round cell, also granules."),
+        ("GR", "Vacuoles are absent from the round cell, granules as well."),
+        ("GR", "There are no vacuoles in the round cell or granules."),
+        ("GR", "The round cell has no vacuoles in its cytoplasm and granules."),
+        ("GR", "A round cell without vacuoles or the granules."),
+        ("GR", "A round cell without vacuoles and its granules."),
+        ("GR", "Vacuoles are absent from the round cell and granules."),
+        ("NEI", "The cytoplasm has no vacuoles without granules."),
+        ("NEI", "No vacuoles lack granules in the cytoplasm."),
+        ("NEI", "The cytoplasm has no granules without vacuoles."),
+        ("NEI", "The cytoplasm has no vacuoles in which granules are absent."),
+        ("BIG", "This big blood cell contains granules not visible here."),
+        ("BIG", "A big blood cell with no granules that are stained."),
+        ("BIG", "A big blood cell with no granules stained."),
+        ("NEI", "Neither vacuoles nor granules are stained in the cytoplasm."),
+        ("GNV", "The cytoplasm contains pink granules; the vacuoles are not cytoplasmic."),
+        ("BI", "The nucleus is bilobed and unsegmented."),
+        ("BI", "The nucleus has one lobe and is bilobed."),
+        ("RC", "The nucleus is seen; it is small and round."),
+        ("RC", "This is its nucleus. It is small and round."),
+        ("RC", "The cytoplasm. It is small and round."),
+        ("RC", "The cell is small and round; the nucleus as well."),
+        ("RC", "The cell is small and round, as well as its nucleus."),
+        ("RC", "A small, round cell as well as nucleus."),
+        ("RC", "The cell is a little round."),
+        ("RC", "The cell is small and about round."),
+        ("RC", "A small, round cell nucleus."),
+        ("RC", "The small cell is there, round its nucleus."),
+        ("GV", "The cytoplasm's vacuoles contain pink granules."),
+        ("GV", "The cytoplasm has pink granules with vacuoles."),
+        ("GV", "Pink granules is vacuoles of the cytoplasm."),
+        ("GNV", "The cytoplasm contains pink granules which are free of vacuoles."),
+        ("SM", "The small cell is a round nucleus."),
+        ("SM", "The small cell lies under its round nucleus."),
+        ("SM", "Where the cell is small, the nucleus is round."),
+        ("SM", "Such a small cell has a round nucleus."),
+        ("SM", "Which small cell has a round nucleus."),
+        ("NEI", "The cytoplasm has no vacuoles and no granules yet."),
+        ("GV", "The cytoplasm contains pink granules and a vacuole."),
+    ],
+)
+def test_what_common_english_may_mean_otherwise_is_not_taken(said: str, answer: str) -> None:
+    caption, attributes = SAID[said]
+    assert _checked(answer, caption, completed(attributes)) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("NEI", "The cytoplasm has no vacuoles and no granules."),
+        ("NEI", "No vacuoles and no granules are seen in the cytoplasm."),
+        ("NEI", "The cytoplasm contains no granules and no vacuoles."),
+        ("NEI", "There are neither granules nor vacuoles in the cytoplasm."),
+        ("NEI", "The cytoplasm lacks vacuoles and granules."),
+        ("GR", "A round cell that has granules but no vacuoles."),
+        ("GR", "The cell is round. It has granules but lacks vacuoles."),
+        ("GR", "The round cell contains no vacuoles and contains granules."),
+        ("GR", "The cell is round, with granules and without vacuoles."),
+        ("GNV", "The cytoplasm has no vacuoles but contains pink granules."),
+        ("GNV", "Pink granules are seen in the cytoplasm; there are no vacuoles."),
+        ("GNV", "In the cytoplasm there are pink granules but no vacuoles."),
+        ("NB", "The nucleus of the cell is bilobed; there are no vacuoles."),
+        ("NB", "A cell with no vacuoles and with a bilobed nucleus."),
+        ("NB", "A cell that has no vacuoles; its nucleus is bilobed."),
+        ("NG2", "A small cell without granules; its chromatin is dense."),
+        ("NG2", "The cell is small, has no granules, and its chromatin is dense."),
+        ("SM", "The cell is small and its nucleus is round."),
+        ("SM", "A small cell, the nucleus of which is round."),
+        ("RC", "A round, small cell."),
+        ("RC", "This cell is round and small."),
+        ("BIG", "A big blood cell without any granules."),
+        ("GV", "Pink granules and vacuoles are seen in the cytoplasm."),
+        ("GV", "The cytoplasm holds vacuoles and pink granules."),
+    ],
+)
+def test_common_english_for_the_same_is_taken(said: str, answer: str) -> None:
+    caption, attributes = SAID[said]
     assert _checked(answer, caption, completed(attributes)) == answer
 
 

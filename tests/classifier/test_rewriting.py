@@ -368,7 +368,7 @@ def test_plain_rewordings_are_taken(said: tuple[str, dict[str, str]], answer: st
     assert _checked(answer, caption, completed(attributes)) == answer
 
 
-SAID = {
+CAPTION_OF = {
     "NEI": (
         "The cytoplasm has neither vacuoles nor granules.",
         {"cytoplasm_vacuole": "no", "granularity": "no"},
@@ -471,7 +471,7 @@ SAID = {
     ],
 )
 def test_what_common_english_may_mean_otherwise_is_not_taken(said: str, answer: str) -> None:
-    caption, attributes = SAID[said]
+    caption, attributes = CAPTION_OF[said]
     assert _checked(answer, caption, completed(attributes)) is None
 
 
@@ -505,7 +505,7 @@ def test_what_common_english_may_mean_otherwise_is_not_taken(said: str, answer: 
     ],
 )
 def test_common_english_for_the_same_is_taken(said: str, answer: str) -> None:
-    caption, attributes = SAID[said]
+    caption, attributes = CAPTION_OF[said]
     assert _checked(answer, caption, completed(attributes)) == answer
 
 

@@ -42,9 +42,9 @@ STEPS = 1000  # of reader and scorer
 FEWEST, FEWEST_JUDGED = 50, 15  # images in train, and real ones beside, of a combination that is asked for
 # What a combination of the train images is asked by: none of it follows from the class.
 ASKED = ("cell_size", "nucleus_shape", "cytoplasm_vacuole")
-NEW: tuple[dict[str, str], ...] = (  # no image has them
-    {"nucleus_shape": "segmented-multilobed", "granularity": "no"},
-    {"nucleus_shape": "segmented-multilobed", "nuclear_cytoplasmic_ratio": "high"},
+NEW: tuple[dict[str, str], ...] = (  # no image has them; each value by itself is one that the reader knows
+    {"nucleus_shape": "segmented-bilobed", "nuclear_cytoplasmic_ratio": "high"},
+    {"cytoplasm_colour": "blue", "granule_colour": "pink", "granularity": "yes"},
     {"granule_type": "round", "granule_colour": "purple", "granularity": "yes"},
 )
 

@@ -343,14 +343,8 @@ def synthesise(
         )
     written = {label: classes[label]["written"] for label in labels}
     counts = {label: len(candidates.images) for label, candidates in made.items()}
-    return Synthesis(
-        out,
-        judgements,
-        counts,
-        written,
-        data.source,
-        _advice(generator, data, judgements, scorer is not None),
-    )
+    advice = _advice(generator, data, judgements, scorer is not None)
+    return Synthesis(out, judgements, counts, written, data.source, advice)
 
 
 def _asked(

@@ -169,7 +169,7 @@ def unsaid(text: str) -> set[str]:
     if sum(items[noun].names(GRANULE) for noun in described) > 1:  # two sorts of them
         pieces.add(GRANULE)
     shapes = [meaning[1] for _, _, meaning in adjectives if meaning and meaning[0] == "nucleus_shape"]
-    if any(len(set(shapes[0]) & set(shape)) == 0 for shape in shapes):
+    if any(set(shapes[0]).isdisjoint(shape) for shape in shapes):
         pieces.add(NUCLEUS)
     for i, topic, meaning in adjectives:
         name = None if meaning is None else meaning[0]
@@ -289,13 +289,8 @@ def _exceptions(items: list[Item]) -> set[str]:
     """ "but", where what follows is not another statement of granules or vacuoles ("no granules but in the cytoplasm")."""
     for i, item in enumerate(items):
         if item.text == "but":
-            k = i + 1
-            while k < len(items) and (
-                items[k].kind in ("word", "neutral", "article", "having", "copula")
-                or items[k].names(CELL, CYTOPLASM)
-                or items[k].text in ("the", "its", "it", "there", "also", "does", "do")
-            ):
-                k += 1
+            skipped = (CELL, CYTOPLASM, "the", "its", "it", "there", "also", "does", "do")
+            k = _past(items, i + 1, "word", "neutral", "article", "having", "copula", texts=skipped)
             if k == len(items) or not (items[k].kind == "negator" or items[k].names(VACUOLE, GRANULE)):
                 return {"but"}
     return set()
@@ -321,9 +316,7 @@ def _together(items: list[Item]) -> set[str]:
     for i, item in enumerate(items):
         if not item.names(*_PARTS):
             continue
-        k = i - 1
-        while k >= 0 and (items[k].kind == "article" or items[k].text in _DETERMINERS):
-            k -= 1
+        k = _before(items, i, "article", texts=_DETERMINERS)
         if k > 0 and items[k].kind in ("and", "or") and items[k - 1].names(*_PARTS):
             found.add(item.text)
         if i + 1 < len(items) and _OF_SEVERAL.fullmatch(items[i + 1].text):
@@ -502,10 +495,10 @@ def _noun_of(items: list[Item], i: int, predicates: set[int]) -> int | None:
     return subject
 
 
-def _before(items: list[Item], i: int, *kinds: str) -> int:
-    """Index of the nearest item before `i` that is of none of these kinds, -1 where there is none."""
+def _before(items: list[Item], i: int, *kinds: str, texts: Sequence[str] = ()) -> int:
+    """Index of the nearest item before `i` that is neither of these kinds nor one of these texts, -1 where there is none."""
     k = i - 1
-    while k >= 0 and items[k].kind in kinds:
+    while k >= 0 and (items[k].kind in kinds or items[k].text in texts):
         k -= 1
     return k
 

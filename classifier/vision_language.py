@@ -196,12 +196,12 @@ def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: s
     equally likely (to a hundredth): similarity alone hardly tells "granules" from "no granules". Of several values of an
     attribute ("segmented nucleus") any counts. Raises InputError as `query` and `prediction.images_for` do.
     """
-    wanted = query(run, text)
+    wanted, found = query(run, text), _stated(check_text(text))  # before the network reads all images
     features = features_of(run.model, images_for(run, data, split))
     similarity = embeddings_of(run.model, features) @ wanted
     paths, labels = data.paths(split), data.tables[split]["label"].tolist()
     learned = set().union(*run.config["language"]["described"].values())
-    said = {name: values for name, values in _stated(check_text(text)).items() if name in learned}
+    said = {name: values for name, values in found.items() if name in learned}
     if not said or run.language.head not in READ_ATTRIBUTES:
         order = np.argsort(-similarity, kind="stable")[:n]
         return [Found(str(paths[i]), float(similarity[i]), labels[i]) for i in order]

@@ -46,19 +46,24 @@ def attribute_indices(table: pd.DataFrame, where: Path | str) -> np.ndarray:
     comes from is for the errors. Where what is said of granules contradicts itself, `granularity` decides, as in `completed`.
     Raises InputError for a value outside the vocabulary, with the nearest there is.
     """
-    indices = _indices(table, where)
+    return _resolved(_indices(table, where))
+
+
+def contradictory(table: pd.DataFrame, where: Path | str) -> np.ndarray:
+    """Of which images it is said that there are granules, and that there are none: bool N. As `attribute_indices` otherwise."""
+    found = _indices(table, where)
+    return ((found != _resolved(found)) & (found != UNKNOWN)).any(axis=1)
+
+
+def _resolved(indices: np.ndarray) -> np.ndarray:
+    """A copy where nothing is said of granules that contradicts `granularity`."""
+    indices = indices.copy()
     of = {name: indices[:, list(ATTRIBUTES).index(name)] for name in (*_DETAILS, "granularity")}
     for name in _DETAILS:
         said, nil = of[name] != UNKNOWN, ATTRIBUTES[name].index("nil")
         of[name][said & _says(of, "granularity", "no")] = nil
         of[name][_says(of, name, "nil") & _says(of, "granularity", "yes")] = UNKNOWN
     return indices
-
-
-def contradictory(table: pd.DataFrame, where: Path | str) -> np.ndarray:
-    """Of which images it is said that there are granules, and that there are none: bool N. As `attribute_indices` otherwise."""
-    found = _indices(table, where)
-    return ((found != attribute_indices(table, where)) & (found != UNKNOWN)).any(axis=1)
 
 
 def _says(of: Mapping[str, np.ndarray], name: str, value: str) -> np.ndarray:

@@ -22,8 +22,9 @@ from balancer.errors import InputError
 from balancer.progress import note, track
 from classifier.answers import Answers
 from classifier.endpoints import Endpoint, Failure, Model
-from classifier.phrases import stated, unsaid
+from classifier.phrases import stated
 from classifier.sentences import check_text
+from classifier.surplus import surplus
 
 PROMPT = (
     "You rewrite short descriptions of a single blood cell under the microscope. Answer with the new description alone: one to "
@@ -217,6 +218,6 @@ def _objection(text: str | None, caption: str, facts: Mapping[str, str]) -> str 
     if stated(text) != {name: {value} for name, value in facts.items()}:
         return "other facts"
     # What is not understood cannot be checked: it may be a fact that the caption does not state.
-    if more := unsaid(text) - set(_PLAIN.split()) - unsaid(caption):
+    if more := surplus(text) - set(_PLAIN.split()) - surplus(caption):
         return f"more is said: '{min(more)}'"
     return None

@@ -11,7 +11,8 @@ from balancer.errors import InputError
 from balancer.imaging.morphology import measure
 from classifier.captions import MEASURED, class_sentences, describe, measured_attributes
 from classifier.knowledge import CLASSES, class_knowledge
-from classifier.phrases import stated, unsaid
+from classifier.phrases import stated
+from classifier.surplus import surplus
 
 DISEASE = ("leuk", "cancer", "disease", "acute", "chronic", "progress", "child", "marrow")
 
@@ -27,7 +28,7 @@ def test_a_description_states_the_known_attributes_and_no_other(share: float) ->
         attributes = drawn_attributes(seed, share)
         text = describe(attributes, seed)
         assert stated(text) == {name: {value} for name, value in completed(attributes).items()}, text
-        assert unsaid(text) <= {"image", "single", "like"}, text
+        assert surplus(text) <= {"image", "single", "like"}, text
 
 
 def test_every_value_alone_is_told_and_read() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from classifier.phrases import stated, unread, unsaid
+from classifier.phrases import stated, unread
 
 NO_GRANULES = {"granule_type": {"nil"}, "granule_colour": {"nil"}, "granularity": {"no"}}
 
@@ -142,21 +142,3 @@ def test_what_people_write_is_read(text: str, expected: Mapping[str, set[str]]) 
 def test_a_text_that_denies_in_ways_that_are_not_read_is_known(text: str) -> None:
     assert unread(text)
     assert not unread("a cell with no granules, not large, that can be round but has vacuoles")
-
-
-@pytest.mark.parametrize(
-    "text, beside",
-    [
-        ("A small, round cell without granules; the image shows its nucleus.", {"image"}),
-        ("A nicely oval nucleus and blue chromatin", {"nicely", "oval", "blue"}),
-        ("The nucleus is not round.", {"round", "not"}),
-        ("It may have coarse granules, and no red granules.", {"may", "red", "granule"}),
-        ("no nucleus", {"nucleus", "no"}),
-        ("Small cells", {"cell"}),
-        ("granules in the round nucleus", {"granule", "in"}),
-        ("a nucleus with fine granules", {"granule"}),
-        ("The nucleoli are large.", {"other", "large"}),
-    ],
-)
-def test_what_a_text_says_beside_attributes_is_known(text: str, beside: set[str]) -> None:
-    assert unsaid(text) == beside

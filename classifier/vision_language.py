@@ -237,9 +237,8 @@ def _stated(text: str) -> dict[str, set[str]]:
     return found
 
 
-def _stated_alone(text: str) -> dict[str, str]:
+def _alone(found: Mapping[str, set[str]]) -> dict[str, str]:
     """The attributes of which a text states one value; a note names those of which it states several."""
-    found = _stated(text)
     several = [f"{name} {' and '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
     if several:
         note(f"The text names more than one value, so that none is asked for: {', '.join(several)}.")
@@ -360,8 +359,9 @@ def text_scorer(
     opened, text = load_run(run), check_text(text)
     opened.model.to(device)
     sha256, wanted = file_sha256(Path(run) / WEIGHTS), query(opened, text)
-    said, having = _stated_alone(text), _shares(data, _stated(text))
-    return TextScorer(text, opened, sha256, said, having, to_restain(opened, data), wanted)
+    found = _stated(text)
+    having = _shares(data, found)
+    return TextScorer(text, opened, sha256, _alone(found), having, to_restain(opened, data), wanted)
 
 
 def _shares(data: PreparedDataset, said: Mapping[str, set[str]]) -> dict[str, float]:

@@ -621,9 +621,8 @@ def test_a_search_looks_for_what_the_text_states(
     unlearned = search_images(replace(opened, config=config), "cell with granules", data, "test", 10)
     assert all(one.probability is None for one in unlearned)
     notes.clear()
-    assert vision_language._stated_alone("a large small cell with a round nucleus") == {
-        "nucleus_shape": "unsegmented-round"
-    }
+    alone = vision_language._alone(stated("a large small cell with a round nucleus"))
+    assert alone == {"nucleus_shape": "unsegmented-round"}
     assert len(notes) == 1 and "cell_size big and small" in notes[0]
     with pytest.raises(InputError, match="there are granules and there are none"):
         search_images(opened, "cell with no granules but with red granules", data, "test", 3)

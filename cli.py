@@ -439,7 +439,7 @@ def import_checkpoint(file: Path, out: Path | None, overwrite: bool, classes: tu
 
 
 @balancer.command()
-@click.option("--class",            "labels", multiple=True, metavar="LABEL", help="Class to make, and to be judged against; repeatable.  [default with --text: the class that it fits best]")
+@click.option("--class",            "labels", multiple=True, metavar="LABEL", help="Class to make, and to be judged against; repeatable.  [default with --text: the classes that it fits]")
 @click.option("--n",                type=click.IntRange(1), required=True, help="Accepted images per class.")
 @click.option("--run",              type=PATH, metavar="RUN", help="Generator run, or builtin.  [default: newest under ./runs, else builtin]")
 @click.option("--data",             type=PATH, metavar="DATA", help="Prepared dataset.  [default: the run's]")
@@ -615,7 +615,10 @@ def _say_synthesis(result: Synthesis) -> None:
     if not any(result.written.values()):
         click.echo("Nothing passed the gate: candidates are under rejected/, with reasons in rejected.csv.")
     say(result.advice)
-    if result.advice:
+    kept = {label: n for label, n in result.written.items() if n and not result.passed(label)}
+    if kept:
+        click.echo(f"Kept, each marked as unverified: {', '.join(f'{n} of {label}' for label, n in kept.items())}.")
+    elif result.advice:
         click.echo("With --allow-unverified the images are kept, each marked as unverified.")
 
 

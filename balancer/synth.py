@@ -23,7 +23,15 @@ from balancer.data.attributes import attribute_values, check_attributes, check_c
 from balancer.data.dataset import FORMAT, read_table
 from balancer.data.seen import Seen
 from balancer.errors import InputError, unknown_name
-from balancer.files import new_directory, read_json, refuse_existing, write_csv, write_json, write_text
+from balancer.files import (
+    claimed,
+    new_directory,
+    read_json,
+    refuse_existing,
+    write_csv,
+    write_json,
+    write_text,
+)
 from balancer.generators.checkpoints import TrainedGenerator, load_generator
 from balancer.generators.transfer import BUILTIN, builtin
 from balancer.progress import note, track
@@ -34,6 +42,7 @@ from balancer.quality.gate_page import GATE_JSON, GATE_PAGE, render
 from balancer.quality.reference import HELD_OUT, seen_outside_train
 
 _FEWEST_MORE = 16  # candidates made at once
+_MOST_CANDIDATES = 10_000_000  # of a class, all of which are held in memory
 _WHOLE_CLASS = "the class's verdict is "  # begins the reason of an image that has no defect of its own
 # Per cent of the class's real train images that a candidate must fit the text as well as: what is kept fits it better than
 # three of four real images do, so that the text tells; and of a faithful generator's candidates one in four is left, of
@@ -132,7 +141,7 @@ def choose_generator(
     if run is None and any(own in (None, found.fingerprint) for found in find_runs(kind="generator")):
         run = newest_generator(labels, fingerprint=own)
         knows = f" that knows {', '.join(labels)}" if labels else ""
-        note(f"Generator: {run}, the newest under ./runs{knows}.")
+        note(f"Generator: {run}, the newest under ./runs{knows}.{_how_far(run)}")
     if run is None or str(run) == BUILTIN.name:
         if given is None:
             why = "" if run else "There is no generator run under ./runs; "
@@ -151,6 +160,17 @@ def choose_generator(
     return run, dataset
 
 
+def _how_far(run: Path) -> str:
+    """A sentence for a generator run whose training is not, or was not, brought to its end; nothing for any other."""
+    planned = (read_json(run / "config.json").get("training") or {}).get("kimg")
+    log = run / "metrics.jsonl"
+    lines = log.read_text("utf-8").splitlines() if log.is_file() else []
+    done = json.loads(lines[-1]).get("kimg") if lines else None
+    if planned is None or done is None or done >= planned:
+        return ""
+    return f" It is not trained to its end: for {done:g} of {planned:g} thousand images."
+
+
 def classes_for(scorer: Scorer, run: Path, data: PreparedDataset) -> tuple[str, ...]:
     """The classes that the text fits, of those that the generator run knows and `data` has: the likeliest, and what is at least
     half as likely; a note says which."""
@@ -165,6 +185,8 @@ def classes_for(scorer: Scorer, run: Path, data: PreparedDataset) -> tuple[str, 
         raise InputError(
             f"The scorer knows none of the classes of {run} ({', '.join(known)}), so that it cannot choose one; give --class."
         )
+    if strange := [label for label in known if label not in likely]:
+        note(f"The scorer was not trained on {', '.join(strange)}: they are not chosen; --class does.")
     fit = tuple(label for label, p in likely.items() if p >= _FITS * max(likely.values()))
     said = ", ".join(f"{label} {p:.0%}" for label, p in likely.items())
     note(f"By the text: {' and '.join(fit)} (how likely it means each class: {said}); --class chooses.")
@@ -261,6 +283,11 @@ def synthesise(
         raise InputError(f"--n must be at least 1, not {n}.")
     if max_candidates < 1:
         raise InputError(f"--max-candidates must be at least 1, not {max_candidates}.")
+    if n * max_candidates > _MOST_CANDIDATES:
+        raise InputError(
+            f"--n {n} with --max-candidates {max_candidates} asks for up to {n * max_candidates:,} candidates of a class; up to "
+            f"{_MOST_CANDIDATES:,} are made."
+        )
     if not 0 <= truncation <= 1:
         raise InputError(f"--truncation must be from 0 to 1, not {truncation}.")
     generator = load_generator(run, device)
@@ -268,83 +295,86 @@ def synthesise(
     asked = _asked(generator, attributes or {}, scorer)
     if scorer:
         _check_scorer(scorer, data)
-    refuse_existing(out, True, [data.root, generator.path])
-    extractor = extractor or inception(device)
-    if isinstance(extractor, FeatureFile):
-        raise InputError(
-            f"{extractor.path} cannot have features of images that are yet to be made; leave out --features here, and "
-            "judge the set that is made with `balancer gate --features`."
-        )
-    present = None if overwrite else _set_to_extend(out, data, generator, labels, extractor)
-    if data.source == "rendered":
-        note(
-            "These images stem from rendered cells, not from real ones: good for trying out, not for research."
-        )
+    inputs = [data.root, generator.path]
+    with claimed(out):
+        refuse_existing(out, True, inputs)
+        extractor = extractor or inception(device)
+        if isinstance(extractor, FeatureFile):
+            raise InputError(
+                f"{extractor.path} cannot have features of images that are yet to be made; leave out --features here, and "
+                "judge the set that is made with `balancer gate --features`."
+            )
+        present = None if overwrite else _set_to_extend(out, data, generator, labels, extractor)
+        if data.source == "rendered":
+            note(
+                "These images stem from rendered cells, not from real ones: good for trying out, not for research."
+            )
 
-    if scorer and (strange := [label for label in labels if not scorer.likely([label])]):
-        note(
-            f"The scorer was not trained on {', '.join(strange)}: how well such images fit the text, it can only guess."
-        )
-    least = {label: least_similarity(scorer, data, label, seed) for label in labels} if scorer else {}
-    wish = _Wish(asked, scorer, least)
-    gate = fit_gate(data, labels, extractor, seed, _seen_outside_train(generator, data))
-    seeds = {label: _seeds(seed, data.class_index(label), n * max_candidates) for label in labels}
-    made = {
-        label: _judged(generator, gate, label, seeds[label], n, truncation, allow_unverified, wish)
-        for label in labels
-    }
-    judgements = {label: candidates.judgement for label, candidates in made.items()}
-    rows = {
-        label: _rows(generator, made[label], seeds[label], truncation, n, allow_unverified, wish)
-        for label in labels
-    }
-    classes: dict[str, dict[str, Any]] = {
-        label: {
-            "n": n,
-            "seed": seed,
-            "truncation": truncation,
-            "verdict": judgements[label].verdict,
-            "candidates": len(made[label].images),
-            "written": int((table["split"] == "train").sum()),
-            "rejected": int((table["split"] == "rejected").sum()),
-            **wish.to_json(label),
+        if scorer and (strange := [label for label in labels if not scorer.likely([label])]):
+            note(
+                f"The scorer was not trained on {', '.join(strange)}: how well such images fit the text, it can only guess."
+            )
+        least = {label: least_similarity(scorer, data, label, seed) for label in labels} if scorer else {}
+        wish = _Wish(asked, scorer, least)
+        gate = fit_gate(data, labels, extractor, seed, _seen_outside_train(generator, data))
+        seeds = {label: _seeds(seed, data.class_index(label), n * max_candidates) for label in labels}
+        made = {
+            label: _judged(generator, gate, label, seeds[label], n, truncation, allow_unverified, wish)
+            for label in labels
         }
-        for label, table in rows.items()
-    }
-    document = gate_document(judgements, extractor)
-    with new_directory(out, overwrite=True) as folder:
-        if present is not None:
-            shutil.copytree(out, folder, dirs_exist_ok=True)
-            classes = present.info["synthesis"] | classes
-            document["classes"] = present.gate["classes"] | document["classes"]
-        for label in labels:
-            _write_images(folder, rows[label], made[label].images, generator, wish)
-        _write_tables(folder, list(rows.values()))
-        shutil.copy(generator.path / "seen.csv", folder / "seen.csv")
-        write_json(folder / GATE_JSON, document)
-        write_text(folder / GATE_PAGE, render(document, _shown(folder), data))
-        write_json(
-            folder / "dataset.json",
-            {
-                "format": FORMAT,
-                "kind": "synthetic",
-                "classes": list(data.classes),
-                "resolution": generator.resolution,
-                "counts": {"train": {label: values["written"] for label, values in classes.items()}},
-                "data": {
-                    "path": str(data.root.absolute()),
-                    "fingerprint": data.fingerprint,
-                    "source": data.source,
-                    "treatment": data.treatment,
+        judgements = {label: candidates.judgement for label, candidates in made.items()}
+        rows = {
+            label: _rows(generator, made[label], seeds[label], truncation, n, allow_unverified, wish)
+            for label in labels
+        }
+        classes: dict[str, dict[str, Any]] = {
+            label: {
+                "n": n,
+                "seed": seed,
+                "truncation": truncation,
+                "verdict": judgements[label].verdict,
+                "candidates": len(made[label].images),
+                "written": int((table["split"] == "train").sum()),
+                "rejected": int((table["split"] == "rejected").sum()),
+                **wish.to_json(label),
+            }
+            for label, table in rows.items()
+        }
+        document = gate_document(judgements, extractor)
+        refuse_existing(out, overwrite or present is not None, inputs)  # what has come there meanwhile stays
+        with new_directory(out, overwrite=True) as folder:
+            if present is not None:
+                shutil.copytree(out, folder, dirs_exist_ok=True)
+                classes = present.info["synthesis"] | classes
+                document["classes"] = present.gate["classes"] | document["classes"]
+            for label in labels:
+                _write_images(folder, rows[label], made[label].images, generator, wish)
+            _write_tables(folder, list(rows.values()))
+            shutil.copy(generator.path / "seen.csv", folder / "seen.csv")
+            write_json(folder / GATE_JSON, document)
+            write_text(folder / GATE_PAGE, render(document, _shown(folder), data))
+            write_json(
+                folder / "dataset.json",
+                {
+                    "format": FORMAT,
+                    "kind": "synthetic",
+                    "classes": list(data.classes),
+                    "resolution": generator.resolution,
+                    "counts": {"train": {label: values["written"] for label, values in classes.items()}},
+                    "data": {
+                        "path": str(data.root.absolute()),
+                        "fingerprint": data.fingerprint,
+                        "source": data.source,
+                        "treatment": data.treatment,
+                    },
+                    "generator": _origin(generator),
+                    "synthesis": classes,
                 },
-                "generator": _origin(generator),
-                "synthesis": classes,
-            },
-        )
-    written = {label: classes[label]["written"] for label in labels}
-    counts = {label: len(candidates.images) for label, candidates in made.items()}
-    advice = _advice(generator, data, judgements, scorer is not None)
-    return Synthesis(out, judgements, counts, written, data.source, advice)
+            )
+        written = {label: classes[label]["written"] for label in labels}
+        counts = {label: len(candidates.images) for label, candidates in made.items()}
+        advice = _advice(generator, data, judgements, scorer is not None)
+        return Synthesis(out, judgements, counts, written, data.source, advice)
 
 
 def _asked(
@@ -494,7 +524,7 @@ def _seen_outside_train(generator: TrainedGenerator, data: PreparedDataset) -> l
         counts = ", ".join(f"{n} of {split}" for split, n in found.items() if n)
         note(
             f"The generator was trained on images of {data.root} outside train ({counts}): the gate counts them as train "
-            "images, and `classifier compare` refuses the set. Prepare the data without these images."
+            "images, and `classifier compare` refuses the set. Take a generator that was trained on the train split alone."
         )
     return names
 

@@ -42,7 +42,7 @@ class Answers:
             if not self._known and any(line[: len(start)] != start[: len(line)] for line in lines):
                 self._file.close()
                 raise InputError(
-                    f"{self._path} is no cache of captions and is left as it is; choose another."
+                    f"{self._path} is no cache of captions and is left as it is; choose another folder with HEMABALANCE_CACHE."
                 )
         return self
 
@@ -91,5 +91,5 @@ class Answers:
             yield
         except OSError as error:
             raise InputError(
-                f"The cache {self._path} cannot be written ({error.strerror}); choose another."
+                f"The cache {self._path} cannot be written ({error.strerror}); choose another folder with HEMABALANCE_CACHE."
             ) from None

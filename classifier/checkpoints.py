@@ -19,6 +19,7 @@ from balancer.data.attributes import ATTRIBUTES
 from balancer.data.decode import Crop
 from balancer.data.seen import Seen
 from balancer.errors import InputError
+from balancer.files import kind_of
 from balancer.generators.checkpoints import write_tensors
 from balancer.imaging.scale import valid_scale
 from classifier.imbalance import LDAM_SCALE
@@ -27,7 +28,6 @@ from classifier.models.classifier import Classifier
 from classifier.models.heads import with_cosine_head
 from classifier.models.vision_language import CLASS, WIDTH, VisionLanguage
 from classifier.reliability import Reliability, answers
-from classifier.state import STATE
 from classifier.text_encoders import Reader, reader_from_json
 from classifier.transforms import Transform, check_reference
 
@@ -108,7 +108,7 @@ def load_run(run: Path) -> ClassifierRun:
     """Open a classifier run from its weights file alone; InputError when it is none, newer, or damaged."""
     path = Path(run) / WEIGHTS
     if not path.is_file():
-        if (Path(run) / STATE).is_file():
+        if kind_of(Path(run)) == "unfinished":
             raise InputError(
                 f"The training of {run} was interrupted; give the command that began it, with --resume, to go on."
             )

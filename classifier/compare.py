@@ -145,7 +145,7 @@ def check_comparison(
         if not len(data.tables[split]):
             raise InputError(f"{data.root} has no {split} images, without which there is no comparison.")
     accepted = sum(len(images.table) for images in synthetic)
-    cheap, extra = _choose(arms, data, synthetic, accepted)
+    cheap, extra = _choose(arms, data, synthetic, accepted, config.head)
     resolve_size(config.arch, config.size, data.resolution, config.pretrained)
     for name in cheap:
         _check_arm(CHEAP[name].config(config, config.seed), data)
@@ -189,11 +189,18 @@ def _write(out: Path, predictions: pd.DataFrame, study: dict[str, Any]) -> Repor
 
 
 def _choose(
-    arms: Sequence[str] | None, data: PreparedDataset, synthetic: Sequence[SyntheticSet], accepted: int
+    arms: Sequence[str] | None,
+    data: PreparedDataset,
+    synthetic: Sequence[SyntheticSet],
+    accepted: int,
+    head: str,
 ) -> tuple[list[str], list[str]]:
     """The cheap arms, and which of `gan` and `full-data` are run, in the order of ARMS."""
     heldout = usable_heldout(data).any()
-    wanted = DEFAULT_CHEAP + (GAN,) + ((FULL_DATA,) if heldout else ()) if arms is None else tuple(arms)
+    default = [
+        name for name in DEFAULT_CHEAP if (head, name) != ("contrastive", "class-weights")
+    ]  # it has no loss to weigh
+    wanted = [*default, GAN, *([FULL_DATA] if heldout else [])] if arms is None else arms
     for name in wanted:
         if name not in ARMS:
             raise unknown_name("arm", name, ARMS)

@@ -139,6 +139,11 @@ class TrainingConfig:
                 f"The loss {self.loss} changes the last layer of a network of one head; with the head {self.head} take "
                 "class-weights, balanced-softmax or another, or the head class."
             )
+        if self.head == "contrastive" and self.loss not in ("cross-entropy", "logit-adjustment"):
+            raise InputError(
+                f"The head contrastive learns no classes, so that the loss {self.loss} does nothing with it; leave it out, or "
+                "balance by --sampling (arms: balanced-sampling, square-root-sampling)."
+            )
         if self.mixing != "none":
             raise InputError(
                 f"Mixed images have no sentence of their own: with the head {self.head} leave out the mixing {self.mixing}."

@@ -22,6 +22,7 @@ _GIVEN_UP = 3  # captions in a row for which an endpoint erred
 _BACKOFF = 0.5  # seconds before the second try, twice as many before the third
 _PATIENCE = 20  # times that an endpoint may ask to wait, for a caption
 _LONGEST_WAIT = 60.0  # seconds
+_GLANCE = 0.2  # seconds between looks at whether anybody still waits
 _MOST_BYTES = 2**20  # of an answer
 _SECRET = 8  # characters of a key from which it is one
 
@@ -152,10 +153,16 @@ class Model:
                 came.put(failure)
 
         threading.Thread(target=ask, daemon=True).start()
-        try:
-            answer = came.get(timeout=self.endpoint.timeout)
-        except queue.Empty:
-            raise Failure(f"did not answer within {self.endpoint.timeout:g} s") from None
+        until = time.monotonic() + self.endpoint.timeout
+        answer: str | Failure | None = None
+        while answer is None:
+            try:
+                answer = came.get(timeout=min(max(until - time.monotonic(), 0), _GLANCE))
+            except queue.Empty:
+                if self.stop.is_set():
+                    raise Failure("was not waited for") from None
+                if time.monotonic() >= until:
+                    raise Failure(f"did not answer within {self.endpoint.timeout:g} s") from None
         if isinstance(answer, Failure):
             raise answer
         return answer

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from balancer.data import PreparedDataset
 from balancer.data.attributes import ATTRIBUTES, UNKNOWN, attribute_indices, attribute_values, completed
+from balancer.data.wording import number
 from balancer.errors import InputError, unknown_name
 from balancer.generators.processes import processes
 from balancer.imaging.morphology import measure
@@ -28,7 +29,7 @@ from classifier.captions import class_facts, class_sentences, describe, measured
 from classifier.config import TrainingConfig
 from classifier.models.vision_language import CLASS, READ_ATTRIBUTES, READ_TEXT
 from classifier.sentences import read_sentences
-from classifier.text_encoders import Reader, make_reader
+from classifier.text_encoders import Reader, make_reader, words
 from classifier.transforms import Images
 
 if TYPE_CHECKING:
@@ -128,6 +129,9 @@ def _say_unknown_words(language: Language, classes: Sequence[str]) -> None:
     for label, there, sentences in zip(classes, language.present, language.sentences, strict=True):
         if there and label not in language.given:
             continue
+        longest = language.reader.longest
+        if longest and (long := sum(len(words(text)) > longest for text in dict.fromkeys(sentences))):
+            note(f"Of {number(long, 'sentence', 'sentences')} of {label} the first {longest} words are read.")
         unread = language.reader.unread(" ".join(dict.fromkeys(sentences)))
         if unread:
             note(
@@ -147,9 +151,14 @@ def check_language(
     for endpoint in config.endpoints:
         _endpoint(endpoint).key()
     given = read_sentences(Path(config.sentences)) if config.sentences else {}
-    for label in given:
+    for label, texts in given.items():
         if label not in classes:
             raise InputError(f"{config.sentences}: {unknown_name('class', label, classes)}")
+        if len(texts) > SENTENCES:
+            note(
+                f"{config.sentences} has {len(texts):,} sentences of {label}; the first {SENTENCES} are read."
+            )
+            given[label] = texts[:SENTENCES]
     for label in classes:
         class_sentences(label, 1, 0, given)
     if config.captions != "measured":

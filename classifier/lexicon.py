@@ -358,11 +358,12 @@ def normalised(text: str) -> str:
 
 def _tokens(text: str) -> list[str]:
     """Words in lower case, and punctuation marks; a hyphen within a word parts it."""
-    text = normalised(text).lower()
+    text = re.sub("[’‘ʼ`]", "'", normalised(text).lower())
+    text = re.sub(r"(?<=\w) ?& ?(?=\w)", " and ", text)
     text = re.sub(r"\b(nucleus|nuclear|n)\s?[:/]\s?(cytoplasm|cytoplasmic|c)\b", "nc", text)
     text = re.sub(r"\bw/o(?:ut)?\b", "without", text)
     text = re.sub(r"\b(do|does|did|is|are|was|were|has|have)nt\b", r"\1 not", text)
-    text = re.sub(r"(?<=\w)['’]s\b", "", text).replace("n't", " not").replace("cannot", "can not")
+    text = re.sub(r"(?<=\w)'s\b", "", text).replace("n't", " not").replace("cannot", "can not")
     text = re.sub(r"\s[-–—]\s|—", ", ", text)
     text = re.sub(r"[-‐‑–]", " ", text)
     return re.findall(r"\w+|[^\w\s]", text)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from balancer.data.attributes import ATTRIBUTES
-from classifier.clauses import adjectives_of, in_nucleus, is_denied, is_there
-from classifier.lexicon import GRANULE, SEGMENTED, UNSEGMENTED, VACUOLE, items_of, normalised
+from classifier.clauses import adjectives_of, in_nucleus, is_denied, is_there, skip
+from classifier.lexicon import CELL, GRANULE, SEGMENTED, UNSEGMENTED, VACUOLE, Item, items_of, normalised
 
 # Denials and exceptions of which `stated` would hear the opposite.
 _UNREAD = re.compile(
@@ -22,8 +23,46 @@ _UNREAD = re.compile(
     r"\b(?:no|without|lacks?|lacking)\b[^.;]*,\s*(?:granul|vacuol)\w*,?\s*(?:or|nor|and)\b|"
     r"\b(?:without|lacks?|lacking|free of|devoid of) (?:\w+ )?(?:granul|vacuol)\w* and (?!(?:with|has|have|contain|show))(?:\w+ ){1,2}"
     r"(?:granul|vacuol|nucle)\w*|"
+    r"\bwith out\b|\bbackground\b|[+<>~×✗✘❌∅≠]|"
+    r"\b(?:nucleus|nuclei|chromatin) (?:with|without|has|having|contains|containing) (?:\w+ )?(?:granul|vacuol)\w*|"
     r", not (?:the )?(?:cell|nucleus|cytoplasm|chromatin|granules|vacuoles),"
 )
+
+
+_OF_THINGS = ("cytoplasm_vacuole", "granularity")
+# Words beside vacuoles and granules by which they may not be there, or be elsewhere.
+_DENIALS = {
+    *(
+        "apart",
+        "save",
+        "minus",
+        "less",
+        "wo",
+        "void",
+        "empty",
+        "exempt",
+        "devoid",
+        "depleted",
+        "deficient",
+        "lost",
+        "missing",
+    ),
+    *(
+        "fail",
+        "fails",
+        "failed",
+        "neither",
+        "none",
+        "0",
+        "hardly",
+        "barely",
+        "scarcely",
+        "rarely",
+        "imperceptible",
+    ),
+    *("undetectable", "undetected", "undiscernible", "unobservable", "unobserved", "unrecognisable"),
+    *("outside", "beyond", "elsewhere", "extracellular"),
+}
 
 
 def stated(text: str) -> dict[str, set[str]]:
@@ -42,24 +81,18 @@ def stated(text: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     grouped: set[str] = set()
     adjectives, described = adjectives_of(items)
-    # "Red granules are absent" says no more of colours than "no red granules".
-    of_none = {
-        i
-        for noun, first in described.items()
-        if items[noun].names(VACUOLE, GRANULE) and is_there(items, noun, first) is None
-        for i in range(first, noun)
-    }
+    of_none = _of_none(items, described)
     for i, _, meaning in adjectives:
         if meaning is None or i in of_none:
             continue
         attribute, values = meaning
-        denied = is_denied(items, i)
-        if attribute in ("cytoplasm_vacuole", "granularity"):
-            values = values if not denied else ("no",) if values == ("yes",) else ("yes",)
+        absent = is_denied(items, i)
+        if attribute in _OF_THINGS:
+            values = values if not absent else ("no",) if values == ("yes",) else ("yes",)
             found.setdefault(attribute, set()).update(values)
         elif len(values) > 1:
-            grouped.update(values if not denied else SEGMENTED if values == UNSEGMENTED else UNSEGMENTED)
-        elif not denied:
+            grouped.update(values if not absent else SEGMENTED if values == UNSEGMENTED else UNSEGMENTED)
+        elif not absent:
             found.setdefault(attribute, set()).update(values)
     for attribute, kind in (("cytoplasm_vacuole", VACUOLE), ("granularity", GRANULE)):
         for i, item in enumerate(items):
@@ -83,5 +116,73 @@ def unread(text: str) -> str | None:
     >>> unread("granules cannot be seen"), unread("a cell without granules")
     ('cannot', None)
     """
-    found = _UNREAD.search(normalised(text).lower())
-    return found.group().strip(" ,") if found else None
+    found = _UNREAD.search(re.sub("[’‘ʼ`]", "'", normalised(text).lower()))
+    return found.group().strip(" ,") if found else _denied_otherwise(items_of(text))
+
+
+def denied(text: str) -> list[str]:
+    """Adjectives that a text denies without stating anything thereby.
+
+    >>> denied("a cell that is not small, with no pink granules and no vacuoles, the nucleus not segmented")
+    ['small', 'pink']
+    """
+    items = items_of(text)
+    adjectives, described = adjectives_of(items)
+    of_none = _of_none(items, described)
+    return [
+        items[i].text
+        for i, _, meaning in adjectives
+        if i in of_none
+        or (meaning and meaning[0] not in _OF_THINGS and len(meaning[1]) == 1 and is_denied(items, i))
+    ]
+
+
+def _of_none(items: list[Item], described: Mapping[int, int]) -> set[int]:
+    """Where adjectives stand of vacuoles and granules of which only such are said not to be there: "red granules are absent" says no
+    more of colours than "no red granules"."""
+    return {
+        i
+        for noun, first in described.items()
+        if items[noun].names(VACUOLE, GRANULE) and is_there(items, noun, first) is None
+        for i in range(first, noun)
+    }
+
+
+def _denied_otherwise(items: list[Item]) -> str | None:
+    """A word beside vacuoles or granules that `stated` takes to be there by which they may not be, or be elsewhere."""
+    _, described = adjectives_of(items)
+    for i, item in enumerate(items):
+        if item.names(VACUOLE, GRANULE):
+            if in_nucleus(items, i) or is_there(items, i, described.get(i)) is not True:
+                continue
+            first = described.get(i, i)
+        elif any(name in _OF_THINGS for name, _ in item.means.values()) and not is_denied(items, i):
+            first = i
+        else:
+            continue
+        for start, step in ((first - 1, -1), (i + 1, 1)):
+            k = start
+            while 0 <= k < len(items) and not _ends(items[k]):
+                absent = items[k].kind == "absent" and items[k].text != "free"
+                if (
+                    absent
+                    or items[k].text in _DENIALS
+                    or (items[k].kind == "negator" and not _of_another(items, k, range(first, i + 1)))
+                ):
+                    return items[k].text
+                k += step
+    return None
+
+
+def _ends(item: Item) -> bool:
+    """Whether what is said of vacuoles or granules ends with this item."""
+    other = item.kind == "noun" and item.text != CELL
+    return other or item.kind in ("stop", "comma", "and", "or") or item.text in ("but", "while", "whose")
+
+
+def _of_another(items: list[Item], k: int, mine: range) -> bool:
+    """Whether the negator at `k` denies an adjective or a noun that follows it, but for those at `mine`."""
+    j = skip(items, k + 1, "article", "neutral", "having", "connective")
+    if j >= len(items) or j in mine:
+        return False
+    return items[j].kind == "word" or (items[j].kind == "noun" and items[j].text != CELL)

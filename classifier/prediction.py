@@ -247,7 +247,7 @@ def images_for(run: ClassifierRun, data: PreparedDataset, split: str) -> Images:
             f"prepare the data with --resolution {run.resolution}."
         )
     if data.tables[split].empty:
-        raise InputError(f"{data.root / split} has no images.")
+        raise InputError(f"{data.root / split} has no images; take another split, or other data.")
     images = data.images(split)
     return _Restained(run, images) if to_restain(run, data) else images
 

@@ -51,9 +51,13 @@ _TALK = re.compile(
     re.I,
 )
 # Words that state nothing, beside those by which attributes are stated.
-_PLAIN = (
-    "lie lies lying sit sits sitting rest rests image picture view shown here well whole entire itself whereas "
-    "although though"
+_PLAIN = "lie lies lying sit sits sitting well whereas although though"
+# Begins a sentence and says nothing of the cell; elsewhere what stands beside an image might be taken for the cell's.
+_OPENING = re.compile(
+    r"(?:^|(?<=[.!?] ))(?:(?:this|the) (?:image|picture|view) (?:shows|displays|presents|depicts) (?=an? )|"
+    r"in (?:this|the) (?:image|picture|view), |(?:shown|seen) here is (?=an? ))|"
+    r"(?<=(?:shown| seen)) here(?=[.;]|$)",
+    re.I,
 )
 # Letters, numbers and marks of plain sentences; another mark may say what no word does.
 _MARKS = re.compile(r"[A-Za-z0-9µμ .,;:'’\"“”()/%‐‑–—-]*")
@@ -190,7 +194,7 @@ def _checked(answer: str, caption: str, facts: Mapping[str, str]) -> str | None:
 
 def _plain(answer: str) -> str | None:
     """An answer without a model's thoughts and quotation marks around it, None where it is not plain sentences in one line."""
-    text = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL).strip(" \r\n\t\"'“”")
+    text = answer.rpartition("</think>")[2].strip(" \r\n\t\"'“”")
     try:
         line = check_text(text)
     except InputError:
@@ -218,6 +222,6 @@ def _objection(text: str | None, caption: str, facts: Mapping[str, str]) -> str 
     if stated(text) != {name: {value} for name, value in facts.items()}:
         return "other facts"
     # What is not understood cannot be checked: it may be a fact that the caption does not state.
-    if more := surplus(text) - set(_PLAIN.split()) - surplus(caption):
+    if more := surplus(_OPENING.sub("", text)) - set(_PLAIN.split()) - surplus(caption):
         return f"more is said: '{min(more)}'"
     return None

@@ -14,6 +14,7 @@ from balancer.files import read_json
 from classifier.lexicon import normalised
 
 MOST_CHARACTERS = 2000
+_FAR_TOO_MANY = 10 * MOST_CHARACTERS  # before blanks are brought together: that takes long for odd ones
 
 
 def read_sentences(path: Path) -> dict[str, tuple[str, ...]]:
@@ -88,6 +89,8 @@ def check_text(text: str) -> str:
     Raises InputError for a text that is empty, longer than 2,000 characters, damaged, or without a word in Latin script: the
     text encoders here know no other.
     """
+    if len(text) > _FAR_TOO_MANY:
+        raise _too_long(len(text))
     line = normalised(text)
     if not line:
         raise InputError("The text is empty; write what is seen in the cell.")
@@ -96,9 +99,7 @@ def check_text(text: str) -> str:
             "The text has characters that cannot be seen, perhaps from another encoding; write it again, in UTF-8."
         )
     if len(line) > MOST_CHARACTERS:
-        raise InputError(
-            f"The text has {len(line):,} characters; up to {MOST_CHARACTERS:,} are read. Shorten it."
-        )
+        raise _too_long(len(line))
     letters = [c.isalpha() and unicodedata.name(c, "").startswith("LATIN") for c in line]
     if any(map(all, pairwise(letters))):
         return line
@@ -108,3 +109,9 @@ def check_text(text: str) -> str:
             "write it in English."
         )
     raise InputError(f"There is no word in the text '{line[:40]}'; write what is seen in the cell.")
+
+
+def _too_long(characters: int) -> InputError:
+    return InputError(
+        f"The text has {characters:,} characters; up to {MOST_CHARACTERS:,} are read. Shorten it."
+    )

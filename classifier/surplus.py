@@ -95,7 +95,7 @@ def surplus(text: str) -> set[str]:
             pieces.add(items[i].text)
     for i, item in enumerate(items):
         if item.names(VACUOLE, GRANULE):
-            if is_there(items, i, described.get(i)) is None or _of_nucleus(items, i):
+            if is_there(items, i, described.get(i)) is None or _of_nucleus(items, i) or _of_named(items, i):
                 pieces.add(item.text)
         elif item.kind == "noun" and is_there(items, i, None) is not True:
             pieces.add(item.text)
@@ -168,6 +168,11 @@ def _placed(items: list[Item]) -> set[str]:
     """Places that are more than the cell or its cytoplasm, or the nucleus of its chromatin: what is said to lie there is not read."""
     found = set()
     for i, item in enumerate(items):
+        following = items[i + 1] if i + 1 < len(items) else Item("stop")
+        if item.text in ("there", "within", "inside") and following.kind in ("stop", "comma", "and"):
+            found.add(item.text)
+        if item.text in ("in", "within", "inside") and following.text in ("it", "there"):
+            found.add(item.text)
         if item.text not in _PLACES:
             continue
         k = skip(items, i + 1, "article", "word", "neutral", texts=_DETERMINERS)
@@ -201,6 +206,8 @@ def _pointing(items: list[Item]) -> set[str]:
     found = {item.text for item in items if item.text in _VAGUE}
     for i, item in enumerate(items):
         following = items[i + 1] if i + 1 < len(items) else Item("stop")
+        if item.text == "to" and following.kind in ("copula", "having"):  # is to be, has to have
+            found.add("to")
         if item.text == "as":
             well = [one.text for one in items[max(i - 1, 0) : i + 3]]
             of = [one for one in items[i + 1 :] if one.kind in ("noun", "negator", "stop")][:1]
@@ -301,13 +308,38 @@ def _of_nucleus(items: list[Item], i: int) -> bool:
     k = past_place(items, i)
     if in_nucleus(items, i) or (k < len(items) and items[k].text in ("around", "between")):
         return True
-    parted = had = False
+    parted = had = placed = False
     for k in range(i - 1, -1, -1):
         item = items[k]
         if item.kind == "stop":
             return False
         if item.kind == "noun":
-            return item.text in (NUCLEUS, CHROMATIN) and (had or not parted)
+            subject = items[k + 1].kind == "copula"  # "is indented and with granules"
+            return item.text in (NUCLEUS, CHROMATIN) and (had or not parted or (placed and subject))
         parted |= item.kind in ("and", "or", "comma")
         had |= item.kind == "having" and not parted
+        placed |= item.text in ("with", "without", "lacking", "free of", "devoid of", "of") and not parted
     return False
+
+
+def _of_named(items: list[Item], i: int) -> bool:
+    """Whether the granules or vacuoles named at `i` are of or in what was named before ("its", "in it", "in which"), and that is the
+    nucleus: for "which" the last part named, else what the sentence, or the one before, is about."""
+    for k in range(i - 1, -1, -1):
+        item = items[k]
+        if item.kind == "stop" or item.names(*_PARTS):
+            return False
+        existential = item.text == "there" and items[k + 1].kind == "copula"
+        if item.text in ("its", "it", "there", "which", "that", "therein") and not existential:
+            break
+    else:
+        return False
+    clauses: list[list[Item]] = [[]]
+    for one in items[:k]:
+        if one.kind == "stop":
+            clauses.append([])
+        elif one.names(*_PARTS):
+            clauses[-1].append(one)
+    parts = next((named for named in reversed(clauses) if named), [])
+    about = parts[-1 if item.text in ("which", "that") else 0 :][:1]
+    return bool(about) and about[0].names(NUCLEUS, CHROMATIN)

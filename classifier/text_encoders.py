@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from balancer.errors import InputError, unknown_name
-from balancer.files import write_with
+from balancer.generators.checkpoints import load_tensors, save_tensors
 from balancer.progress import note
 from balancer.quality.features import cache_folder
 from classifier.lexicon import equivalents
@@ -219,25 +219,36 @@ def kept_vectors(by: Sequence[str], texts: Sequence[str], make: Callable[[], np.
     `by` is what else they depend on. A note says why where nothing can be kept.
     """
     key = hashlib.sha256(json.dumps([*by, list(texts)]).encode()).hexdigest()
-    path = cache_folder().parent / "texts" / f"{key}.npy"
+    path = cache_folder().parent / "texts" / f"{key}.safetensors"
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # nothing can be kept there then
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(
                 FileLock(path.with_suffix(".lock"))
             )  # other processes of a training find it kept
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            kept = np.load(path)
-            if len(kept) == len(texts):
+        with contextlib.suppress(InputError, OSError):
+            tensors, about = load_tensors(path, ("sha256",))
+            kept = tensors["vectors"].numpy() if "vectors" in tensors else np.empty(0)
+            if about["sha256"] == _digest(kept):  # else it is damaged, and made again
                 return kept
         vectors = make()
         try:
-            write_with(path, lambda aside: np.save(aside, vectors))
+            save_tensors(path, {"vectors": torch.from_numpy(vectors)}, {"sha256": _digest(vectors)})
         except OSError as error:
             note(
                 f"The vectors of the captions cannot be kept in {path.parent} ({error}); they are made again next time."
             )
     return vectors
+
+
+_PACKAGES = {
+    _SENTENCE_TRANSFORMER: "sentence-transformers",
+    _OPEN_CLIP: "open_clip_torch",
+}  # as pip knows them
+
+
+def _digest(vectors: np.ndarray) -> str:
+    return hashlib.sha256(str(vectors.shape).encode() + vectors.tobytes()).hexdigest()
 
 
 def _load_encoder(name: str) -> Encode:
@@ -255,7 +266,8 @@ def _load_encoder(name: str) -> Encode:
         return _LOADERS[prefix](name.removeprefix(prefix))
     except ModuleNotFoundError as error:
         raise InputError(
-            f"The text encoder {name} needs the package {error.name}, which is not installed; install it, or take "
+            f"The text encoder {name} needs the package {_PACKAGES.get(prefix)}, which is not installed (no module {error.name}); "
+            "install it, or take "
             f"--text-encoder {SMALL}."
         ) from None
     except Exception as error:  # the hub's clients raise types of their own, and OSError

@@ -36,7 +36,7 @@ from classifier.knowledge import class_knowledge
 from classifier.language import LEARNED
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
-from classifier.phrases import stated, unread
+from classifier.phrases import denied, stated, unread
 from classifier.prediction import Draw, Line, images_for, predict_files, restained, to_restain
 from classifier.sentences import check_text
 from classifier.text_encoders import Reader, kept_vectors, words
@@ -229,6 +229,11 @@ def _stated(text: str) -> dict[str, set[str]]:
             f"What '{piece}' does in the text '{text}' is not read; say plainly what is there, and of vacuoles and granules "
             "'without' or 'no'."
         )
+    if pieces := denied(text):
+        note(
+            f"What is denied of other than granules and vacuoles is not read ({', '.join(pieces)}), and may be found all the same; "
+            "say what is there instead."
+        )
     found = stated(text)
     for name in ("cytoplasm_vacuole", "granularity"):
         if len(found.get(name, ())) > 1:
@@ -332,14 +337,18 @@ class TextScorer:
 
     def likely(self, labels: Sequence[str]) -> dict[str, float]:
         """Of these labels those that the run knows, and how likely the text means each, the likeliest first: the softmax of the
-        cosines of the text and the sentences of each, at the run's scale, times `having`, over their sum."""
+        cosines of the text and the sentences of each, at the run's scale, times `having`, over their sum; 0 where it is less
+        than half as many as of another class that have what the text states."""
         known = [label for label in labels if label in self.run.classes]
         head = self.run.language.by_sentence
         cosines = head.embeddings.cpu().numpy() @ self._wanted
         rows = [self.run.classes.index(label) for label in known]
         if not known:
             return {}
-        p = softmax(float(head.scale.detach()) * cosines[rows]) * [self.having[label] for label in known]
+        having = np.array([self.having[label] for label in known])
+        p = softmax(float(head.scale.detach()) * cosines[rows]) * np.where(
+            having < having.max() / 2, 0, having
+        )
         return dict(sorted(zip(known, map(float, p / p.sum()), strict=True), key=lambda pair: -pair[1]))
 
     def trained_on(self, data: PreparedDataset, split: str) -> list[str]:

@@ -8,10 +8,12 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -144,15 +146,22 @@ def read_listing(path: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
     """The rows of a CSV or JSON-lines table; every further column is kept as text."""
     try:
         if path.suffix.lower() == ".jsonl":
-            records = [json.loads(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+            lines = path.read_text("utf-8-sig").splitlines()
+            records = [json.loads(line, object_pairs_hook=_record) for line in lines if line.strip()]
             table = pd.DataFrame(
                 [{k: None if v is None else str(v) for k, v in record.items()} for record in records],
                 dtype=object,
             )
         else:
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
-            ).astype(object)
+            settings: Any = {
+                "dtype": str,
+                "keep_default_na": False,
+                "na_values": [""],
+                "encoding": "utf-8-sig",
+            }
+            header = pd.read_csv(path, header=None, nrows=1, **settings)
+            _check_once([name for name in header.iloc[0] if isinstance(name, str)])
+            table = pd.read_csv(path, **settings).astype(object)
     except (ValueError, AttributeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a table ({error}).") from None
     if "file_name" not in table:
@@ -184,6 +193,21 @@ def read_listing(path: Path, prefix: str) -> tuple[pd.DataFrame, list[str]]:
         are = number(len(unlisted), "image is", "images are")
         notes.append(f"{are} not listed in {path.name}; left out: {some(names_of)}.")
     return table.drop(columns="file_name"), notes
+
+
+def _record(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON line; ValueError for what stands twice, or is no text in any encoding."""
+    _check_once([name for name, _ in pairs])
+    for _, value in pairs:
+        if isinstance(value, str):
+            value.encode()
+    return dict(pairs)
+
+
+def _check_once(names: Sequence[str]) -> None:
+    """Raise ValueError where a column has the name of another: which of them holds is not known."""
+    if twice := sorted(name for name, n in Counter(names).items() if n > 1):
+        raise ValueError(f"{', '.join(twice)} stands there twice; leave one")
 
 
 def _with_masks(table: pd.DataFrame, masks: Path) -> pd.DataFrame:

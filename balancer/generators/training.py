@@ -193,8 +193,7 @@ def _say_what_was_seen(init: Source, data: PreparedDataset) -> None:
         counts = " and ".join(f"{n} of {split}" for split, n in known.items() if n)
         note(
             f"The weights of {init.path} were trained on images of {data.root} outside its train split ({counts}), be it in other "
-            "files: `classifier train` and `compare` will refuse the synthetic images of this run. Train from scratch, or prepare "
-            "the data without these images."
+            "files: `classifier train` and `compare` will refuse the synthetic images of this run. Train from scratch."
         )
 
 
@@ -212,8 +211,9 @@ def _chosen(data: PreparedDataset, config: GeneratorConfig) -> PreparedDataset:
         table = data.tables["train"]
         train = table[table["label"].isin(labels)].reset_index(drop=True)
         data = replace(data, tables={**data.tables, "train": train})
+    what = "train image"
     if config.condition == "attributes":
-        data = _with_attributes(data)
+        data, what = _with_attributes(data), "train image with attributes"
     counts = data.counts("train")
     empty = [label for label in labels if counts[label] == 0]
     if empty or not any(counts.values()):
@@ -223,7 +223,7 @@ def _chosen(data: PreparedDataset, config: GeneratorConfig) -> PreparedDataset:
         )
     for label, n in counts.items():
         if n == 0 and not labels:
-            note(f"Class {label} has no train image: the generator will not know it.")
+            note(f"Class {label} has no {what}: the generator will not know it.")
         elif 0 < n < FEW:
             note(
                 f"Class {label} has {n} train images; below about {FEW} a generator tends to harm rather than help."

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 from PIL import Image
 
 import balancer.synth as synth
 from balancer.data import PreparedDataset, SyntheticSet
 from balancer.errors import InputError
-from balancer.files import read_json, write_json
+from balancer.files import _lock, read_json, write_json
 from balancer.generators.combinations import Combinations
 from balancer.quality.backbones import FeatureFile
 from balancer.quality.folders import judge_folders
@@ -363,6 +364,35 @@ def test_an_interrupted_synthesis_leaves_nothing(setting, monkeypatch, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "other", "run"]
 
 
+def test_what_comes_to_the_place_of_the_set_meanwhile_stays(setting, monkeypatch, tmp_path):
+    _, run = setting
+    judged = synth._judged
+
+    def slowly(*args):
+        (tmp_path / "syn").mkdir()
+        (tmp_path / "syn/notes.txt").write_text("precious")
+        return judged(*args)
+
+    monkeypatch.setattr(synth, "_judged", slowly)
+    with pytest.raises(InputError, match="exists already"):
+        run()
+    assert (tmp_path / "syn/notes.txt").read_text() == "precious"
+
+
+def test_two_syntheses_of_one_place_do_not_replace_each_other(setting, monkeypatch, tmp_path):
+    _, run = setting
+    with FileLock(_lock(tmp_path / "syn")), pytest.raises(InputError, match="Another process is writing"):
+        run()
+    run()
+    assert SyntheticSet.load(tmp_path / "syn").table["label"].eq("a").all()
+
+
+def test_more_candidates_than_can_be_held_are_refused(setting):
+    _, run = setting
+    with pytest.raises(InputError, match="up to 10,000,000 are made"):
+        run(n=99_999_999_999_999)
+
+
 def test_images_treated_otherwise_are_not_mixed(setting):
     """The same source images in the same splits, and so the same fingerprint; but another stain."""
     generator, run = setting
@@ -553,6 +583,10 @@ def test_a_text_chooses_among_the_classes_that_all_know(at_the_command_line, tmp
     assert synth.classes_for(Redness(), tmp_path / "run", data) == ("b",)
     assert notes == ["By the text: b (how likely it means each class: b 70%, a 30%); --class chooses."]
     with monkeypatch.context() as patch:
+        patch.setattr(Redness, "unknown", ("a",))
+        patch.setattr(Redness, "likely", lambda self, labels: {"b": 1.0})
+        assert synth.classes_for(Redness(), tmp_path / "run", data) == ("b",)
+        assert notes[1] == "The scorer was not trained on a: they are not chosen; --class does."
         patch.setattr(Redness, "likely", lambda self, labels: {"a": 0.6, "b": 0.4})
         assert synth.classes_for(Redness(), tmp_path / "run", data) == ("a", "b")
         patch.setattr(Redness, "likely", lambda self, labels: {})

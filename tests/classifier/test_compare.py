@@ -346,6 +346,10 @@ def test_patients_count_as_known_only_when_they_are_kept_apart(data):
         ({"margin": -0.1}, "margin"),
         ({"arms": ["unbalanced", "gann"]}, "Did you mean 'gan'"),
         ({"arms": ["gan"]}, "needs a cheap arm"),
+        (
+            {"arms": ["unbalanced", "class-weights"], "config": TrainingConfig(head="contrastive")},
+            "the loss class-weights does nothing with it",
+        ),
         ({"arms": ["unbalanced", "ldam"], "config": TrainingConfig(head="text")}, "The loss ldam changes"),
         (
             {"arms": ["unbalanced", "logit-adjustment"], "config": TrainingConfig(arch="timm:dla46_c")},

@@ -137,8 +137,45 @@ def test_what_people_write_is_read(text: str, expected: Mapping[str, set[str]]) 
         "size of nucleus: small",
         "granules round the nucleus",
         "not many granules",
+        "granules are completely absent",
+        "granules have not been found",
+        "granules can hardly be seen",
+        "granules are undetectable",
+        "not with granules",
+        "not a cell with red granules",
+        "in no way granular",
+        "no granules, vacuoles neither",
+        "apart from granules",
+        "devoid largely of granules",
+        "with out granules",
+        "no vacuoles + granules",
+        "granularity 0",
+        "background without granules",
+        "granules outside the cell",
+        "nucleus with vacuoles",
     ],
 )
 def test_a_text_that_denies_in_ways_that_are_not_read_is_known(text: str) -> None:
     assert unread(text)
     assert not unread("a cell with no granules, not large, that can be round but has vacuoles")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a cell with granules lacking vacuoles",
+        "cell with round nucleus, not indented, with granules",
+        "a cell that is not small and has coarse granules",
+        "granulated cell without vacuoles",
+        "the cell is not round and contains free granules",
+    ],
+)
+def test_a_denial_of_something_else_is_read(text: str) -> None:
+    assert not unread(text) and stated(text)["granularity"] == {"yes"}
+
+
+@pytest.mark.parametrize(
+    "text", ["a cell that doesn’t have granules", "granules aren’t visible", "no vacuoles & granules"]
+)
+def test_typographic_marks_are_read(text: str) -> None:
+    assert not unread(text) and stated(text)["granularity"] == {"no"}

@@ -9,16 +9,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from balancer import progress
 from balancer.data.attributes import ATTRIBUTES, completed
 from balancer.errors import InputError
 from classifier.captions import describe
-from classifier.endpoints import Endpoint, _seconds
+from classifier.endpoints import Endpoint, Failure, Model, _seconds
 from classifier.phrases import stated
 from classifier.rewriting import _checked, rewrite
 
+CHECKED = (
+    "A small, round cell with no vacuoles.",
+    {"cell_size": "small", "cell_shape": "round", "cytoplasm_vacuole": "no"},
+)
+REWORDED = "The round, small cell has no vacuoles."
 Answer = Callable[[str, str], tuple[int, bytes]]  # model, caption → status, body
 
 
@@ -703,6 +709,54 @@ def test_an_endpoint_that_hangs_is_given_up(serve: Callable[[Answer], Server], t
         assert time.monotonic() - start < 4
     finally:
         release.set()
+
+
+def test_nobody_waits_for_an_endpoint_once_the_work_has_ended(serve: Callable[[Answer], Server]) -> None:
+    release = threading.Event()
+
+    def hang(model: str, caption: str) -> tuple[int, bytes]:
+        release.wait(20)
+        return 500, b""
+
+    with httpx2.Client() as client:
+        model = Model(Endpoint(serve(hang).url, "a", timeout=20), client, "")
+        threading.Timer(0.1, model.stop.set).start()
+        start = time.monotonic()
+        try:
+            with pytest.raises(Failure):
+                model.ask("a cell")
+            assert time.monotonic() - start < 10
+        finally:
+            release.set()
+
+
+def test_an_answer_of_endless_thoughts_is_refused_at_once() -> None:
+    start = time.monotonic()
+    assert _checked("<think>" * 140_000, *CHECKED) is None
+    assert _checked(f"<think>{'<think> ' * 100_000}</think>{REWORDED}", *CHECKED) == REWORDED
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "The image is small and round. The cell has no vacuoles.",
+        "This picture is small: a round cell without vacuoles.",
+        "Here and there the small, round cell has no vacuoles.",
+        "On the whole, a small, round cell without vacuoles.",
+        "The cell has to be small and round, without vacuoles.",
+    ],
+)
+def test_what_is_said_of_the_image_or_not_for_certain_is_refused(answer: str) -> None:
+    assert _checked(answer, *CHECKED) is None
+
+
+@pytest.mark.parametrize(
+    "opening", ["The image shows", "This picture displays", "In this image, there is", "Shown here is"]
+)
+def test_an_image_may_show_the_cell(opening: str) -> None:
+    answer = f"{opening} a round, small cell without vacuoles."
+    assert _checked(answer, *CHECKED) == answer
 
 
 @pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])

@@ -65,6 +65,7 @@ def test_a_query_is_brought_into_one_line() -> None:
     [
         (" \n", "empty"),
         ("ab " * 700, "2,099 characters"),
+        ("a" + "\u0301\u0316" * 300_000, "600,001 characters"),
         ("большая клетка", "Latin"),
         ("大细胞", "Latin"),
         ("12 34 !", "no word"),

@@ -100,7 +100,7 @@ def test_vectors_of_many_texts_are_kept_on_disk(monkeypatch: pytest.MonkeyPatch,
     weights = 2.0
     assert FrozenReader("hf:anything")(texts)[0, 1] == 2
     assert asked[5:] == [1, 1, 1000] * 3
-    for path in (tmp_path / "cache/texts").glob("*.npy"):
+    for path in (tmp_path / "cache/texts").glob("*.safetensors"):
         path.write_bytes(b"damaged")
     assert torch.equal(FrozenReader("hf:other")(texts)[:, 0], first[:, 0]) and asked[14:] == [1, 1, 1000]
     FrozenReader("hf:anything")(texts[:10])
@@ -133,7 +133,7 @@ def test_processes_that_encode_the_same_texts_do_not_disturb_each_other(tmp_path
     ]
     found = [process.communicate() for process in started]
     assert found[0] == found[1] and not found[0][1] and float(found[0][0]) > 0
-    assert len(list((tmp_path / "texts").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "texts").glob("*.safetensors"))) == 1
 
 
 def test_what_does_not_exist_or_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,30 @@ def test_jsonl_zip_and_missing_files(source: Path, tmp_path: Path) -> None:
     assert zipped.fingerprint == summary.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "metadata.csv",
+            "file_name,label,cell_size,cell_size\na/0.png,a,big,small\n",
+            "cell_size stands there twice",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a/0.png", "label": "a", "label": "b"}',
+            "label stands there twice",
+        ),
+        ("metadata.jsonl", '{"file_name": "a/0.png", "label": "a", "n": "\\ud800"}', "surrogates"),
+    ],
+)
+def test_a_table_that_says_two_things_or_nothing_is_refused(
+    source: Path, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (source / name).write_text(content)
+    with pytest.raises(InputError, match=f"cannot be read as a table.*{message}"):
+        prepare(source, tmp_path / "out")
+
+
 def test_npz_in_medmnist_layout(tmp_path: Path) -> None:
     arrays = {}
     for k, (name, n) in enumerate((("train", 20), ("val", 6), ("test", 6))):

@@ -39,6 +39,7 @@ from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, Vision
 from classifier.phrases import denied, stated, unread
 from classifier.prediction import Draw, Line, images_for, predict_files, restained, to_restain
 from classifier.sentences import check_text
+from classifier.surplus import surplus
 from classifier.text_encoders import Reader, kept_vectors, words
 
 SURE = 0.7  # calibrated confidence from which a sentence states an attribute
@@ -318,6 +319,7 @@ class TextScorer:
     sha256: str  # of the run's weights
     attributes: Mapping[str, str]  # what the text states, where it states one value
     having: Mapping[str, float]  # by class, the share of its train images that have what the text states
+    said_all: bool  # whether the text says nothing else, and the shares are known
     _restain: bool  # whether images are still to be brought to the stain of the run's
     _wanted: np.ndarray = field(repr=False)
 
@@ -336,9 +338,11 @@ class TextScorer:
         return embed_images(self.run.model, images) @ self._wanted
 
     def likely(self, labels: Sequence[str]) -> dict[str, float]:
-        """Of these labels those that the run knows, and how likely the text means each, the likeliest first: the softmax of the
-        cosines of the text and the sentences of each, at the run's scale, times `having`, over their sum; 0 where it is less
-        than half as many as of another class that have what the text states."""
+        """Of these labels those that the run knows, and how likely the text means each, the likeliest first, in sum 1.
+
+        In proportion to `having`, and 0 for a class of which it is less than half that of another; where that does not say all
+        that the text says, times the softmax of the cosines of the text and the sentences of each, at the run's scale.
+        """
         known = [label for label in labels if label in self.run.classes]
         head = self.run.language.by_sentence
         cosines = head.embeddings.cpu().numpy() @ self._wanted
@@ -346,9 +350,9 @@ class TextScorer:
         if not known:
             return {}
         having = np.array([self.having[label] for label in known])
-        p = softmax(float(head.scale.detach()) * cosines[rows]) * np.where(
-            having < having.max() / 2, 0, having
-        )
+        p = np.where(having < having.max() / 2, 0, having)
+        if not self.said_all:
+            p = p * softmax(float(head.scale.detach()) * cosines[rows])
         return dict(sorted(zip(known, map(float, p / p.sum()), strict=True), key=lambda pair: -pair[1]))
 
     def trained_on(self, data: PreparedDataset, split: str) -> list[str]:
@@ -370,7 +374,8 @@ def text_scorer(
     sha256, wanted = file_sha256(Path(run) / WEIGHTS), query(opened, text)
     found = _stated(text)
     having = _shares(data, found)
-    return TextScorer(text, opened, sha256, _alone(found), having, to_restain(opened, data), wanted)
+    said_all = not surplus(text) and len(set(having.values())) > 1
+    return TextScorer(text, opened, sha256, _alone(found), having, said_all, to_restain(opened, data), wanted)
 
 
 def _shares(data: PreparedDataset, said: Mapping[str, set[str]]) -> dict[str, float]:

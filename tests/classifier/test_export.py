@@ -123,6 +123,7 @@ def test_a_network_with_language_is_exported(head: str, tmp_path: Path) -> None:
         torch.manual_seed(0)
         words = torch.randint(2, 20, (3, 2, 8))
         network = VisionLanguage(run.model.network, 3, head, TextTransformer(20, 8, WIDTH), words)
+    network.keep_classes()
     spoken = replace(run, model=Classifier(network, Transform(), temperature=0.5).eval())
     export_onnx(spoken, tmp_path / "model.onnx")
     check(spoken, tmp_path / "model.onnx")

@@ -560,8 +560,14 @@ def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedData
         }
     )
     tables = {split: table.drop(columns=list(ATTRIBUTES)) for split, table in data.tables.items()}
-    untold = text_scorer(run, "a cell with granules", replace(data, tables=tables)).having
-    assert set(untold.values()) == {0.5}
+    untold = text_scorer(run, "a cell with granules", replace(data, tables=tables))
+    assert set(untold.having.values()) == {0.5} and not untold.said_all
+    told = text_scorer(run, "a cell without granules", data).likely(list(LABELS))
+    lacking = {label: (counts[label] + 1) / (counts[label] + 2) for label in ("CLL", "monocyte")}
+    assert told == pytest.approx(
+        {"eosinophil": 0} | {k: n / sum(lacking.values()) for k, n in lacking.items()}
+    )
+    assert not text_scorer(run, "a cell typical of leukaemia, without granules", data).said_all
     assert scorer.trained_on(data, "test") == scorer.trained_on(data, "validation") == []
     assert len(scorer.trained_on(data, "train")) == len(data.tables["train"])
     large = np.stack([np.asarray(Image.fromarray(x).resize((64, 64))) for x in data.images("test")[:4]])

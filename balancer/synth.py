@@ -42,6 +42,7 @@ from balancer.quality.gate_page import GATE_JSON, GATE_PAGE, render
 from balancer.quality.reference import HELD_OUT, seen_outside_train
 
 _FEWEST_MORE = 16  # candidates made at once
+_MOST_OF_IT = 0.99  # of a training, from which it is at its end
 _MOST_CANDIDATES = 10_000_000  # of a class, all of which are held in memory
 _WHOLE_CLASS = "the class's verdict is "  # begins the reason of an image that has no defect of its own
 # Per cent of the class's real train images that a candidate must fit the text as well as: what is kept fits it better than
@@ -141,7 +142,7 @@ def choose_generator(
     if run is None and any(own in (None, found.fingerprint) for found in find_runs(kind="generator")):
         run = newest_generator(labels, fingerprint=own)
         knows = f" that knows {', '.join(labels)}" if labels else ""
-        note(f"Generator: {run}, the newest under ./runs{knows}.{_how_far(run)}")
+        note(f"Generator: {run}, the newest under ./runs{knows}.")
     if run is None or str(run) == BUILTIN.name:
         if given is None:
             why = "" if run else "There is no generator run under ./runs; "
@@ -158,17 +159,6 @@ def choose_generator(
     dataset = data_of(run)
     note(f"Data: {dataset.root} ({dataset.source} images), which the generator was trained on.")
     return run, dataset
-
-
-def _how_far(run: Path) -> str:
-    """A sentence for a generator run whose training is not, or was not, brought to its end; nothing for any other."""
-    planned = (read_json(run / "config.json").get("training") or {}).get("kimg")
-    log = run / "metrics.jsonl"
-    lines = log.read_text("utf-8").splitlines() if log.is_file() else []
-    done = json.loads(lines[-1]).get("kimg") if lines else None
-    if planned is None or done is None or done >= planned:
-        return ""
-    return f" It is not trained to its end: for {done:g} of {planned:g} thousand images."
 
 
 def classes_for(scorer: Scorer, run: Path, data: PreparedDataset) -> tuple[str, ...]:
@@ -292,6 +282,11 @@ def synthesise(
         raise InputError(f"--truncation must be from 0 to 1, not {truncation}.")
     generator = load_generator(run, device)
     _check_fit(generator, data, labels)
+    done, planned = generator.info.get("kimg"), generator.info.get("config", {}).get("kimg")
+    if planned and done < _MOST_OF_IT * planned and not _is_builtin(generator):
+        note(
+            f"The weights of {generator.path} are of {done:g} of {planned:g} thousand images of its training."
+        )
     asked = _asked(generator, attributes or {}, scorer)
     if scorer:
         _check_scorer(scorer, data)

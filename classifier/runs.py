@@ -121,10 +121,8 @@ def _train(
     resume: bool,
 ) -> None:
     group = processes()
-    finished = resume and (out / WEIGHTS).is_file()
-    if not finished:  # before anything is measured, or asked of language models
-        if not resume:
-            StateFile(out, {}, overwrite).refuse(_inputs(data, synthetic, config))
+    if not resume:  # before anything is measured, or asked of language models
+        StateFile(out, {}, overwrite).refuse(_inputs(data, synthetic, config))
         encoder = _checked(data, synthetic, config)
     rows = _ALL.rows(data, synthetic)
     language = language_for(
@@ -144,11 +142,13 @@ def _train(
             )
         note(f"No train image is of {label}, {how}.")
     state = StateFile(out, _training_of(data, synthetic, config, language), overwrite, resume)
-    if finished:
+    if resume and (out / WEIGHTS).is_file():
         state.check_begun(_trained_with(load_run(out), data))
         note(f"{out} has been trained to its end already; nothing is left to do.")
         return
     state.refuse(_inputs(data, synthetic, config))
+    if resume:  # what differs from the state is told first
+        encoder = _checked(data, synthetic, config)
     train, train_labels = _ALL.train_split(data, synthetic)
     test = data.images("test")  # before the training, so that a damaged image does not end it
     group.wait_for_everyone()  # all have seen whether `out` may be written, before it is

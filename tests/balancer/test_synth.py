@@ -387,6 +387,18 @@ def test_two_syntheses_of_one_place_do_not_replace_each_other(setting, monkeypat
     assert SyntheticSet.load(tmp_path / "syn").table["label"].eq("a").all()
 
 
+def test_that_a_training_has_not_come_to_its_end_is_said(setting, monkeypatch):
+    generator, run = setting
+    notes = []
+    monkeypatch.setattr(synth, "note", notes.append)
+    generator.info |= {"kimg": 40.0, "config": {"kimg": 40.0}}
+    run()
+    assert not [said for said in notes if "thousand images" in said]
+    generator.info["kimg"] = 9.984
+    run(overwrite=True)
+    assert notes[-1].endswith("run are of 9.984 of 40 thousand images of its training.")
+
+
 def test_more_candidates_than_can_be_held_are_refused(setting):
     _, run = setting
     with pytest.raises(InputError, match="up to 10,000,000 are made"):

@@ -485,7 +485,7 @@ def synth(ctx: click.Context, run: Path | None, data: Path | None, out: Path | N
     if as_json:
         show(result.to_json())
     else:
-        _say_synthesis(result)
+        _say_synthesis(result, settings["allow_unverified"])
     if strict and not all(result.passed(label) for label in labels):
         ctx.exit(3)
 
@@ -608,7 +608,7 @@ def _say_judgements(judgements: Mapping[str, Judgement]) -> None:
         say(f"{label}: {reason}" for reason in judged.reasons)
 
 
-def _say_synthesis(result: Synthesis) -> None:
+def _say_synthesis(result: Synthesis, unverified: bool) -> None:
     _say_judgements(result.judgements)
     origin = "rendered cells, not real ones" if result.source == "rendered" else "real cells"
     click.echo(f"Synthetic set: {result.out} (the images stem from {origin}; what the gate found, with pictures: {result.out / 'gate.html'})")
@@ -618,7 +618,7 @@ def _say_synthesis(result: Synthesis) -> None:
     kept = {label: n for label, n in result.written.items() if n and not result.passed(label)}
     if kept:
         click.echo(f"Kept, each marked as unverified: {', '.join(f'{n} of {label}' for label, n in kept.items())}.")
-    elif result.advice:
+    elif result.advice and not unverified:
         click.echo("With --allow-unverified the images are kept, each marked as unverified.")
 
 

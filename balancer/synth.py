@@ -336,8 +336,9 @@ def synthesise(
             for label, table in rows.items()
         }
         document = gate_document(judgements, extractor)
-        refuse_existing(out, overwrite or present is not None, inputs)  # what has come there meanwhile stays
-        with new_directory(out, overwrite=True) as folder:
+        replaces = overwrite or present is not None
+        refuse_existing(out, replaces, inputs)  # what has come there meanwhile stays
+        with new_directory(out, replaces) as folder:
             if present is not None:
                 shutil.copytree(out, folder, dirs_exist_ok=True)
                 classes = present.info["synthesis"] | classes

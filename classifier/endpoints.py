@@ -144,6 +144,8 @@ class Model:
 
     def _answer(self, caption: str) -> str:
         """Ask once. A server that sends a byte now and then never lets a read time out: the whole has to arrive in time."""
+        if self.stop.is_set():
+            raise Failure("was not asked")
         came: queue.SimpleQueue[str | Failure] = queue.SimpleQueue()
 
         def ask() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from classifier.lexicon import normalised
+
+_SHORT = 3  # letters of a name that may be a word of another meaning ("all")
 
 
 @dataclass(frozen=True)
@@ -283,3 +286,15 @@ def class_knowledge(label: str) -> ClassKnowledge | None:
 def plain(label: str) -> str:
     words = normalised(label).casefold().replace("-", " ").replace("_", " ").replace("leukemia", "leukaemia")
     return " ".join(word[:-1] if len(word) > 4 and word.endswith("s") else word for word in words.split())
+
+
+def names_class(text: str, labels: Iterable[str]) -> bool:
+    """Whether a text names one of these classes, or one of which something is known; short names in their own letters alone.
+
+    >>> names_class("Basophils with purple granules", ()), names_class("a cell with all granules", ["ALL"])
+    (True, False)
+    """
+    return any(
+        re.search(rf"\b{re.escape(name)}s?\b", text, re.IGNORECASE if len(name) > _SHORT else 0)
+        for name in (*CLASSES, *labels)
+    )

@@ -227,9 +227,7 @@ _NEGATORS = (
     f"lack of, lacks any, none of, none of the, none of its, {', '.join(LITTLE)}"
 )
 _ABSENT = "absent, missing, lacking, none, free, nil"
-_SEEN = (
-    "seen, visible, present, found, discernible, detectable, apparent, observed, evident, there, recognisable"
-)
+_SEEN = "seen, shown, visible, present, found, discernible, detectable, apparent, observed, evident, there, recognisable"
 _CONNECTIVES = (
     "with, in, of, to, on, at, by, while, whose, which, that, its, the, this, these, it, as, but, for, from, around, "
     "within, inside, between, there, also, who, where, such, does, do, did, has been, under the microscope, under a microscope"

@@ -23,46 +23,61 @@ _UNREAD = re.compile(
     r"\b(?:no|without|lacks?|lacking)\b[^.;]*,\s*(?:granul|vacuol)\w*,?\s*(?:or|nor|and)\b|"
     r"\b(?:without|lacks?|lacking|free of|devoid of) (?:\w+ )?(?:granul|vacuol)\w* and (?!(?:with|has|have|contain|show))(?:\w+ ){1,2}"
     r"(?:granul|vacuol|nucle)\w*|"
-    r"\bwith out\b|\bbackground\b|[+<>~×✗✘❌∅≠]|"
-    r"\b(?:nucleus|nuclei|chromatin) (?:with|without|has|having|contains|containing) (?:\w+ )?(?:granul|vacuol)\w*|"
+    r"\bwith out\b|\bempty of\b|\bbackground (?:with\w*|has|having|contain\w*)\b|\bunder ?granul\w*|\bless (?:granul|vacuol)\w*|"
+    r"(?<![\d ])\s*[+<>~×✗✘❌∅≠]\s*(?:\w+ )?(?:granul|vacuol)\w*|\b(?:granul|vacuol)\w*\s*[<>~×✗✘❌∅≠]|"
+    r"\b(?:granul|vacuol)\w*[ -]less\b|\bfew (?:or|to) (?:no|none)\b|\bor (?:absent|lacking|missing|none)\b|"
+    r"(?:(?:^|\b(?:a|the|its) )(?:nucleus|nuclei|chromatin) with(?:out)?|\b(?:nucleus|nuclei|chromatin) (?:has|having|contain\w*)) "
+    r"(?:\w+ )?(?:granul|vacuol)\w*|"
     r", not (?:the )?(?:cell|nucleus|cytoplasm|chromatin|granules|vacuoles),"
 )
 
 
 _OF_THINGS = ("cytoplasm_vacuole", "granularity")
 # Words beside vacuoles and granules by which they may not be there, or be elsewhere.
-_DENIALS = {
-    *(
-        "apart",
-        "save",
-        "minus",
-        "less",
-        "wo",
-        "void",
-        "empty",
-        "exempt",
-        "devoid",
-        "depleted",
-        "deficient",
-        "lost",
-        "missing",
-    ),
-    *(
-        "fail",
-        "fails",
-        "failed",
-        "neither",
-        "none",
-        "0",
-        "hardly",
-        "barely",
-        "scarcely",
-        "rarely",
-        "imperceptible",
-    ),
-    *("undetectable", "undetected", "undiscernible", "unobservable", "unobserved", "unrecognisable"),
-    *("outside", "beyond", "elsewhere", "extracellular"),
-}
+_DENIALS = frozenset(
+    [
+        *(
+            "apart",
+            "save",
+            "minus",
+            "wo",
+            "void",
+            "exempt",
+            "devoid",
+            "depleted",
+            "deficient",
+            "lost",
+            "missing",
+            "cleared",
+        ),
+        *(
+            "stripped",
+            "emptied",
+            "denuded",
+            "dissolved",
+            "washed",
+            "disappeared",
+            "vanished",
+            "poor",
+            "poorly",
+        ),
+        *(
+            "fail",
+            "fails",
+            "failed",
+            "neither",
+            "none",
+            "0",
+            "hardly",
+            "barely",
+            "scarcely",
+            "rarely",
+            "imperceptible",
+        ),
+        *("undetectable", "undetected", "undiscernible", "unobservable", "unobserved", "unrecognisable"),
+        *("outside", "beyond", "elsewhere", "extracellular"),
+    ]
+)
 
 
 def stated(text: str) -> dict[str, set[str]]:
@@ -121,15 +136,22 @@ def unread(text: str) -> str | None:
 
 
 def denied(text: str) -> list[str]:
-    """Adjectives that a text denies without stating anything thereby.
+    """What a text denies without stating anything thereby: adjectives, and vacuoles and granules of which there may be some.
 
     >>> denied("a cell that is not small, with no pink granules and no vacuoles, the nucleus not segmented")
     ['small', 'pink']
+    >>> denied("hardly any granules")
+    ['granule']
     """
     items = items_of(text)
     adjectives, described = adjectives_of(items)
     of_none = _of_none(items, described)
-    return [
+    things = [
+        item.text
+        for i, item in enumerate(items)
+        if item.names(VACUOLE, GRANULE) and i not in described and is_there(items, i, None) is None
+    ]
+    return things + [
         items[i].text
         for i, _, meaning in adjectives
         if i in of_none
@@ -182,6 +204,8 @@ def _ends(item: Item) -> bool:
 
 def _of_another(items: list[Item], k: int, mine: range) -> bool:
     """Whether the negator at `k` denies an adjective or a noun that follows it, but for those at `mine`."""
+    if items[k].text in ("less", "fewer"):
+        return True
     j = skip(items, k + 1, "article", "neutral", "having", "connective")
     if j >= len(items) or j in mine:
         return False

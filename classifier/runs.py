@@ -34,7 +34,7 @@ from classifier.prediction import evaluate, prediction_table, trust
 from classifier.pretrained import PretrainedEncoder, checked_encoder
 from classifier.provenance import check_synthetic
 from classifier.reliability import answers, calibrate
-from classifier.state import StateFile
+from classifier.state import STATE, StateFile
 from classifier.training import Fitted, build_network, fit
 from classifier.transforms import Images, Transform
 
@@ -121,7 +121,8 @@ def _train(
     resume: bool,
 ) -> None:
     group = processes()
-    if not resume:  # before anything is measured, or asked of language models
+    going_on = resume and any((out / name).is_file() for name in (STATE, WEIGHTS))
+    if not going_on:  # before anything is measured, or asked of language models
         StateFile(out, {}, overwrite).refuse(_inputs(data, synthetic, config))
         encoder = _checked(data, synthetic, config)
     rows = _ALL.rows(data, synthetic)
@@ -147,7 +148,7 @@ def _train(
         note(f"{out} has been trained to its end already; nothing is left to do.")
         return
     state.refuse(_inputs(data, synthetic, config))
-    if resume:  # what differs from the state is told first
+    if going_on:  # what differs from the state is told first
         encoder = _checked(data, synthetic, config)
     train, train_labels = _ALL.train_split(data, synthetic)
     test = data.images("test")  # before the training, so that a damaged image does not end it

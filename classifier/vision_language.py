@@ -32,7 +32,7 @@ from classifier.attributes import (
 )
 from classifier.captions import describe
 from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
-from classifier.knowledge import class_knowledge
+from classifier.knowledge import class_knowledge, names_class
 from classifier.language import LEARNED
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
@@ -232,7 +232,7 @@ def _stated(text: str) -> dict[str, set[str]]:
         )
     if pieces := denied(text):
         note(
-            f"What is denied of other than granules and vacuoles is not read ({', '.join(pieces)}), and may be found all the same; "
+            f"Denials that are not read ({', '.join(pieces)}): what is denied may be found all the same; "
             "say what is there instead."
         )
     found = stated(text)
@@ -318,8 +318,11 @@ class TextScorer:
     run: ClassifierRun = field(repr=False)
     sha256: str  # of the run's weights
     attributes: Mapping[str, str]  # what the text states, where it states one value
-    having: Mapping[str, float]  # by class, the share of its train images that have what the text states
-    said_all: bool  # whether the text says nothing else, and the shares are known
+    having: Mapping[
+        str, float
+    ]  # by class, the share of its train images that have what the text states, where that is known
+    names_class: bool  # whether the text does
+    says_all: bool  # whether what it states is all that it says
     _restain: bool  # whether images are still to be brought to the stain of the run's
     _wanted: np.ndarray = field(repr=False)
 
@@ -340,20 +343,23 @@ class TextScorer:
     def likely(self, labels: Sequence[str]) -> dict[str, float]:
         """Of these labels those that the run knows, and how likely the text means each, the likeliest first, in sum 1.
 
-        In proportion to `having`, and 0 for a class of which it is less than half that of another; where that does not say all
-        that the text says, times the softmax of the cosines of the text and the sentences of each, at the run's scale.
+        In proportion to `having`, one half where that is not known; 0 for a class of which it is less than half that of another,
+        unless the text names a class. Where it is not known of all, or does not say all that the text says, times the softmax of
+        the cosines of the text and the sentences of each, at the run's scale.
         """
         known = [label for label in labels if label in self.run.classes]
-        head = self.run.language.by_sentence
-        cosines = head.embeddings.cpu().numpy() @ self._wanted
-        rows = [self.run.classes.index(label) for label in known]
         if not known:
             return {}
-        having = np.array([self.having[label] for label in known])
-        p = np.where(having < having.max() / 2, 0, having)
-        if not self.said_all:
-            p = p * softmax(float(head.scale.detach()) * cosines[rows])
-        return dict(sorted(zip(known, map(float, p / p.sum()), strict=True), key=lambda pair: -pair[1]))
+        shares = np.array([self.having.get(label, 0.5) for label in known])
+        told = np.array([label in self.having for label in known])
+        if told.any() and not self.names_class:
+            shares[told & (shares < shares[told].max() / 2)] = 0
+        if not (self.says_all and told.all()):
+            head, rows = self.run.language.by_sentence, [self.run.classes.index(label) for label in known]
+            cosines = head.embeddings[rows].cpu().numpy().astype(np.float64) @ self._wanted
+            shares *= softmax(np.where(shares > 0, float(head.scale.detach()) * cosines, -np.inf))
+        p = shares / shares.sum()
+        return dict(sorted(zip(known, map(float, p), strict=True), key=lambda pair: -pair[1]))
 
     def trained_on(self, data: PreparedDataset, split: str) -> list[str]:
         """File names of the images of a split that the run was trained on, be it in other files."""
@@ -373,14 +379,15 @@ def text_scorer(
     opened.model.to(device)
     sha256, wanted = file_sha256(Path(run) / WEIGHTS), query(opened, text)
     found = _stated(text)
-    having = _shares(data, found)
-    said_all = not surplus(text) and len(set(having.values())) > 1
-    return TextScorer(text, opened, sha256, _alone(found), having, said_all, to_restain(opened, data), wanted)
+    named = names_class(text, opened.classes)
+    says_all = not named and not surplus(text)
+    having, stain = _shares(data, found), to_restain(opened, data)
+    return TextScorer(text, opened, sha256, _alone(found), having, named, says_all, stain, wanted)
 
 
 def _shares(data: PreparedDataset, said: Mapping[str, set[str]]) -> dict[str, float]:
-    """For each class the share (n + 1) / (N + 2) of its N train images with known attributes that have those `said`: one half where
-    nothing is known."""
+    """For each class the share (n + 1) / (N + 2) of its N train images with known attributes that have those `said`; classes of which
+    nothing is known, and all where nothing is said, are missing."""
     table = data.tables["train"]
     indices = attribute_indices(table, data.root / "train" / "metadata.csv")
     known, have = (np.ones(len(table), dtype=bool) for _ in range(2))
@@ -389,4 +396,5 @@ def _shares(data: PreparedDataset, said: Mapping[str, set[str]]) -> dict[str, fl
         known &= column != UNKNOWN
         have &= np.isin(column, [ATTRIBUTES[name].index(value) for value in values])
     of = {label: (table["label"] == label).to_numpy() & known for label in data.classes}
-    return {label: float((have[rows].sum() + 1) / (rows.sum() + 2)) for label, rows in of.items()}
+    counts = {label: (int(have[rows].sum()), int(rows.sum())) for label, rows in of.items() if said}
+    return {label: (n + 1) / (of_all + 2) for label, (n, of_all) in counts.items() if of_all}

@@ -207,7 +207,7 @@ def _record(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _check_once(names: Sequence[str]) -> None:
     """Raise ValueError where a column has the name of another: which of them holds is not known."""
     if twice := sorted(name for name, n in Counter(names).items() if n > 1):
-        raise ValueError(f"{', '.join(twice)} stands there twice; leave one")
+        raise ValueError(f"more than one column is called {' and '.join(twice)}; leave one")
 
 
 def _with_masks(table: pd.DataFrame, masks: Path) -> pd.DataFrame:

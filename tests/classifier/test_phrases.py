@@ -153,6 +153,11 @@ def test_what_people_write_is_read(text: str, expected: Mapping[str, set[str]]) 
         "background without granules",
         "granules outside the cell",
         "nucleus with vacuoles",
+        "vacuole-less",
+        "stripped of granules",
+        "granules sparse or absent",
+        "few or no granules",
+        "less granular cytoplasm",
     ],
 )
 def test_a_text_that_denies_in_ways_that_are_not_read_is_known(text: str) -> None:
@@ -168,6 +173,9 @@ def test_a_text_that_denies_in_ways_that_are_not_read_is_known(text: str) -> Non
         "a cell that is not small and has coarse granules",
         "granulated cell without vacuoles",
         "the cell is not round and contains free granules",
+        "bilobed nucleus with red granules",
+        "on a clean background, a cell with N:C ratio > 0.8 and granules",
+        "less mature cell with 2+ granules and empty vacuoles",
     ],
 )
 def test_a_denial_of_something_else_is_read(text: str) -> None:

@@ -15,7 +15,7 @@ from classifier.surplus import surplus
         ("no nucleus", {"nucleus", "no"}),
         ("Small cells", {"cell"}),
         ("granules in the round nucleus", {"granule", "in"}),
-        ("a nucleus with fine granules", {"granule", "nucleus with fine granules"}),
+        ("a nucleus with fine granules", {"granule", "a nucleus with fine granules"}),
         ("The nucleoli are large.", {"other", "large"}),
         ("The nucleus is round. Its granules are coarse.", {"granule"}),
         ("The cell has a round nucleus. Its granules are coarse.", set()),

@@ -443,7 +443,7 @@ def test_what_is_denied_and_not_read_is_told(monkeypatch: pytest.MonkeyPatch) ->
     notes: list[str] = []
     monkeypatch.setattr(vision_language, "note", notes.append)
     vision_language._stated("a cell that is not small, with no pink granules and no vacuoles")
-    assert len(notes) == 1 and "is not read (small, pink)" in notes[0]
+    assert len(notes) == 1 and "not read (small, pink)" in notes[0]
     vision_language._stated("a cell with no granules, its nucleus not segmented")
     assert len(notes) == 1
 
@@ -561,13 +561,21 @@ def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedData
     )
     tables = {split: table.drop(columns=list(ATTRIBUTES)) for split, table in data.tables.items()}
     untold = text_scorer(run, "a cell with granules", replace(data, tables=tables))
-    assert set(untold.having.values()) == {0.5} and not untold.said_all
+    assert untold.having == {} and sum(untold.likely(list(LABELS)).values()) == pytest.approx(1)
     told = text_scorer(run, "a cell without granules", data).likely(list(LABELS))
     lacking = {label: (counts[label] + 1) / (counts[label] + 2) for label in ("CLL", "monocyte")}
     assert told == pytest.approx(
         {"eosinophil": 0} | {k: n / sum(lacking.values()) for k, n in lacking.items()}
     )
-    assert not text_scorer(run, "a cell typical of leukaemia, without granules", data).said_all
+    named = text_scorer(run, "an eosinophil without granules", data)
+    assert named.likely(list(LABELS))["eosinophil"] > 0
+    train = data.tables["train"].copy()
+    train.loc[train["label"] == "CLL", list(ATTRIBUTES)] = None
+    some = replace(data, tables=data.tables | {"train": train})
+    partly = text_scorer(run, "a cell with granules", some).likely(list(LABELS))
+    share = (counts["eosinophil"] + 1) / (counts["eosinophil"] + 2)
+    assert partly["monocyte"] == 0 and sum(partly.values()) == pytest.approx(1)
+    assert partly["CLL"] != pytest.approx(0.5 / (0.5 + share), abs=0.05)  # the sentences are asked
     assert scorer.trained_on(data, "test") == scorer.trained_on(data, "validation") == []
     assert len(scorer.trained_on(data, "train")) == len(data.tables["train"])
     large = np.stack([np.asarray(Image.fromarray(x).resize((64, 64))) for x in data.images("test")[:4]])

@@ -246,12 +246,12 @@ def test_jsonl_zip_and_missing_files(source: Path, tmp_path: Path) -> None:
         (
             "metadata.csv",
             "file_name,label,cell_size,cell_size\na/0.png,a,big,small\n",
-            "cell_size stands there twice",
+            "more than one column is called cell_size",
         ),
         (
             "metadata.jsonl",
             '{"file_name": "a/0.png", "label": "a", "label": "b"}',
-            "label stands there twice",
+            "more than one column is called label",
         ),
         ("metadata.jsonl", '{"file_name": "a/0.png", "label": "a", "n": "\\ud800"}', "surrogates"),
     ],

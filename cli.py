@@ -618,7 +618,7 @@ def _say_synthesis(result: Synthesis, unverified: bool) -> None:
     kept = {label: n for label, n in result.written.items() if n and not result.passed(label)}
     if kept:
         click.echo(f"Kept, each marked as unverified: {', '.join(f'{n} of {label}' for label, n in kept.items())}.")
-    elif result.advice and not unverified:
+    elif result.advice and not unverified and any(judged.n_candidates for judged in result.judgements.values()):
         click.echo("With --allow-unverified the images are kept, each marked as unverified.")
 
 

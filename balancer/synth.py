@@ -75,6 +75,11 @@ class Scorer(Protocol):
         """What the text states, in the vocabulary of `balancer.data.attributes`; empty for nothing."""
         ...
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Labels of classes that the text names."""
+        ...
+
     def scores(self, images: np.ndarray) -> np.ndarray:
         """How similar each image, uint8 N×R×R×3, is to the text: float N, higher for more, each of its image alone."""
         ...
@@ -169,6 +174,11 @@ def classes_for(scorer: Scorer, run: Path, data: PreparedDataset) -> tuple[str, 
     if not known:
         raise InputError(
             f"{run} and {data.root} have no class in common; give the data that it was trained on."
+        )
+    if lacking := [label for label in scorer.named if label not in known]:
+        raise InputError(
+            f"The text names {' and '.join(lacking)}, of which {run} makes no images for {data.root}; name a class that both have "
+            f"({', '.join(known)}), or give --class."
         )
     likely = scorer.likely(known)
     if not likely:
@@ -616,8 +626,10 @@ def _made(
 def _with_unfit(candidates: _Candidates, scorer: Scorer, n: int) -> _Candidates:
     """The candidates, whose judgement says as a last reason how many the text left out; a note says it too."""
     judged, unfit = candidates.judgement, int((~candidates.fits).sum())
+    if not unfit:
+        return candidates
     sentence = f"{unfit} of {len(candidates.images)} candidates were not judged: each {_UNFIT} (text: {scorer.text})."
-    more = " A larger --max-candidates makes more." if unfit and judged.rejected.count(None) < n else ""
+    more = " A larger --max-candidates makes more." if judged.rejected.count(None) < n else ""
     note(f"{judged.label}: {sentence}{more}")
     return replace(candidates, judgement=replace(judged, reasons=[*judged.reasons, sentence]))
 

@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from balancer.errors import InputError
 from classifier.lexicon import normalised
 
 _SHORT = 3  # letters of a name that may be a word of another meaning ("all")
+_DENIAL = re.compile(
+    r"\b(not|no|non|nor|neither|never|without|unlike|except)(?:[ -]\w+){0,2}[ -]$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -288,13 +292,28 @@ def plain(label: str) -> str:
     return " ".join(word[:-1] if len(word) > 4 and word.endswith("s") else word for word in words.split())
 
 
-def names_class(text: str, labels: Iterable[str]) -> bool:
-    """Whether a text names one of these classes, or one of which something is known; short names in their own letters alone.
+def named_classes(text: str, labels: Iterable[str]) -> tuple[str, ...]:
+    """Those of the labels that a text names, in any spelling of `ALIASES`; short names in their own letters alone.
 
-    >>> names_class("Basophils with purple granules", ()), names_class("a cell with all granules", ["ALL"])
-    (True, False)
+    Raises InputError for a name that is denied.
+
+    >>> named_classes("Basophils with purple granules, all alike", ["ALL", "basophil", "monocyte"])
+    ('basophil',)
     """
-    return any(
-        re.search(rf"\b{re.escape(name)}s?\b", text, re.IGNORECASE if len(name) > _SHORT else 0)
-        for name in (*CLASSES, *labels)
-    )
+    found = []
+    for label in labels:
+        known = {
+            alias for alias, name in ALIASES.items() if plain(name) == plain(label) and len(alias) > _SHORT
+        }
+        for name in (label, *known):
+            flags = re.IGNORECASE if len(name) > _SHORT else 0
+            match = re.search(rf"\b{re.escape(name)}s?\b", text, flags)
+            if match and (denied := _DENIAL.search(text[: match.start()])):
+                raise InputError(
+                    f"What '{denied.group(1)}' does before '{match.group()}' in the text '{text}' is not read; say what is seen in the "
+                    "cell, or name the class that is meant."
+                )
+            if match:
+                found.append(label)
+                break
+    return tuple(found)

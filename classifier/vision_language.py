@@ -32,7 +32,7 @@ from classifier.attributes import (
 )
 from classifier.captions import describe
 from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
-from classifier.knowledge import class_knowledge, names_class
+from classifier.knowledge import class_knowledge, named_classes
 from classifier.language import LEARNED
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
@@ -198,6 +198,11 @@ def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: s
     attribute ("segmented nucleus") any counts. Raises InputError as `query` and `prediction.images_for` do.
     """
     wanted, found = query(run, text), _stated(check_text(text))  # before the network reads all images
+    if named := named_classes(check_text(text), run.classes):
+        note(
+            f"The text names {' and '.join(named)}: images are found by what is seen in them, and a name is a word like others; "
+            "classes are told by `classifier predict`."
+        )
     features = features_of(run.model, images_for(run, data, split))
     similarity = embeddings_of(run.model, features) @ wanted
     paths, labels = data.paths(split), data.tables[split]["label"].tolist()
@@ -321,7 +326,7 @@ class TextScorer:
     having: Mapping[
         str, float
     ]  # by class, the share of its train images that have what the text states, where that is known
-    names_class: bool  # whether the text does
+    named: tuple[str, ...]  # classes that the text names, of the run's and the data's
     says_all: bool  # whether what it states is all that it says
     _restain: bool  # whether images are still to be brought to the stain of the run's
     _wanted: np.ndarray = field(repr=False)
@@ -343,16 +348,18 @@ class TextScorer:
     def likely(self, labels: Sequence[str]) -> dict[str, float]:
         """Of these labels those that the run knows, and how likely the text means each, the likeliest first, in sum 1.
 
-        In proportion to `having`, one half where that is not known; 0 for a class of which it is less than half that of another,
-        unless the text names a class. Where it is not known of all, or does not say all that the text says, times the softmax of
-        the cosines of the text and the sentences of each, at the run's scale.
+        Those that the text names, alike. Else in proportion to `having`, one half where that is not known; 0 for a class of which
+        it is less than half that of another. Where it is not known of all, or does not say all that the text says, times the
+        softmax of the cosines of the text and the sentences of each, at the run's scale.
         """
         known = [label for label in labels if label in self.run.classes]
         if not known:
             return {}
+        if named := [label for label in known if label in self.named]:
+            return dict.fromkeys(named, 1 / len(named)) | {k: 0.0 for k in known if k not in named}
         shares = np.array([self.having.get(label, 0.5) for label in known])
         told = np.array([label in self.having for label in known])
-        if told.any() and not self.names_class:
+        if told.any():
             shares[told & (shares < shares[told].max() / 2)] = 0
         if not (self.says_all and told.all()):
             head, rows = self.run.language.by_sentence, [self.run.classes.index(label) for label in known]
@@ -379,7 +386,7 @@ def text_scorer(
     opened.model.to(device)
     sha256, wanted = file_sha256(Path(run) / WEIGHTS), query(opened, text)
     found = _stated(text)
-    named = names_class(text, opened.classes)
+    named = named_classes(text, dict.fromkeys((*opened.classes, *data.classes)))
     says_all = not named and not surplus(text)
     having, stain = _shares(data, found), to_restain(opened, data)
     return TextScorer(text, opened, sha256, _alone(found), having, named, says_all, stain, wanted)

@@ -96,6 +96,7 @@ class Redness:
     attributes: dict = field(default_factory=dict)
     trained: dict = field(default_factory=dict)  # file names by split
     unknown: tuple = ()
+    named: tuple = ()
 
     def scores(self, images):
         means = images.reshape(len(images), -1, 3).mean(1)
@@ -604,6 +605,8 @@ def test_a_text_chooses_among_the_classes_that_all_know(at_the_command_line, tmp
         patch.setattr(Redness, "likely", lambda self, labels: {})
         with pytest.raises(InputError, match=r"knows none of the classes of .*run \(a, b\).*give --class"):
             synth.classes_for(Redness(), tmp_path / "run", data)
+    with pytest.raises(InputError, match=r"names platelet, of which .*run makes no images"):
+        synth.classes_for(Redness(named=("b", "platelet")), tmp_path / "run", data)
     write_json(tmp_path / "run/config.json", {"format": 1, "kind": "generator", "known": ["x"]})
     with pytest.raises(InputError, match="have no class in common"):
         synth.classes_for(Redness(), tmp_path / "run", data)

@@ -567,8 +567,10 @@ def test_a_scorer_prefers_images_that_fit_its_text(run: Path, data: PreparedData
     assert told == pytest.approx(
         {"eosinophil": 0} | {k: n / sum(lacking.values()) for k, n in lacking.items()}
     )
-    named = text_scorer(run, "an eosinophil without granules", data)
-    assert named.likely(list(LABELS))["eosinophil"] > 0
+    named = text_scorer(run, "an Eosinophil without granules", data).likely(list(LABELS))
+    assert named == {"eosinophil": 1, "CLL": 0, "monocyte": 0}
+    with pytest.raises(InputError, match="What 'not' does before 'eosinophil'"):
+        text_scorer(run, "not an eosinophil, round nucleus", data)
     train = data.tables["train"].copy()
     train.loc[train["label"] == "CLL", list(ATTRIBUTES)] = None
     some = replace(data, tables=data.tables | {"train": train})

@@ -29,7 +29,7 @@ from balancer.progress import note, stage
 from balancer.quality.gate import GOOD
 from classifier import evaluation, training
 from classifier.arms import ARMS, CHEAP, DEFAULT_CHEAP, FULL_DATA, GAN, Arm, full_data, gan, usable_heldout
-from classifier.config import ONE_LINEAR_LAYER, TrainingConfig
+from classifier.config import ONE_LINEAR_LAYER, TrainingConfig, reads_loss
 from classifier.jobs import Job, code_version, digest, remove_stale
 from classifier.language import Language, language_for
 from classifier.models import resolve_size
@@ -197,9 +197,7 @@ def _choose(
 ) -> tuple[list[str], list[str]]:
     """The cheap arms, and which of `gan` and `full-data` are run, in the order of ARMS."""
     heldout = usable_heldout(data).any()
-    default = [
-        name for name in DEFAULT_CHEAP if (head, name) != ("contrastive", "class-weights")
-    ]  # it has no loss to weigh
+    default = [name for name in DEFAULT_CHEAP if reads_loss(head, CHEAP[name].loss)]
     wanted = [*default, GAN, *([FULL_DATA] if heldout else [])] if arms is None else arms
     for name in wanted:
         if name not in ARMS:

@@ -139,7 +139,7 @@ class TrainingConfig:
                 f"The loss {self.loss} changes the last layer of a network of one head; with the head {self.head} take "
                 "class-weights, balanced-softmax or another, or the head class."
             )
-        if self.head == "contrastive" and self.loss not in ("cross-entropy", "logit-adjustment"):
+        if not reads_loss(self.head, self.loss):
             raise InputError(
                 f"The head contrastive learns no classes, so that the loss {self.loss} does nothing with it; leave it out, or "
                 "balance by --sampling (arms: balanced-sampling, square-root-sampling)."
@@ -210,3 +210,8 @@ def check_optimisation(config: Optimisation, least: Mapping[str, int]) -> None:
             raise InputError(f"{name} must be a positive number; got {getattr(config, name)}.")
     if not 0 <= config.weight_decay < math.inf:
         raise InputError(f"weight_decay must be 0 or more; got {config.weight_decay}.")
+
+
+def reads_loss(head: str, loss: str) -> bool:
+    """Whether a loss makes a difference with a head: contrastive learns no classes, but their frequencies can be taken off its answers."""
+    return head != "contrastive" or loss in ("cross-entropy", "logit-adjustment")

@@ -114,7 +114,7 @@ def language_for(
         _check_attributes(config, rows, where)
     made = language_of(rows, classes, where, config.text_encoder, given, taught, asked)
     if config.head in READ_TEXT:
-        _say_unknown_words(made, classes)
+        _say_unread(made, classes)
     if config.head in ("text", "contrastive"):
         of = {label: class_facts(label, given, taught) for label in classes}
         for facts, n in Counter(of.values()).items():
@@ -124,8 +124,9 @@ def language_for(
     return made
 
 
-def _say_unknown_words(language: Language, classes: Sequence[str]) -> None:
-    """Note which words of the sentences of classes without images, and of the user's own, mean nothing to the encoder."""
+def _say_unread(language: Language, classes: Sequence[str]) -> None:
+    """Note what the encoder does not read of the sentences of classes without images, and of the user's own: words past its longest text,
+    and those that mean nothing to it."""
     for label, there, sentences in zip(classes, language.present, language.sentences, strict=True):
         if there and label not in language.given:
             continue

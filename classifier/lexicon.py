@@ -57,6 +57,7 @@ MUCH_NUCLEUS = "fills most of the cell"  # what a nucleus does where the ratio i
 
 CELL, NUCLEUS, CHROMATIN, RATIO = "cell", "nucleus", "chromatin", "ratio"
 CYTOPLASM, VACUOLE, GRANULE, OTHER = "cytoplasm", "vacuole", "granule", "other"
+OF_THINGS = {"cytoplasm_vacuole": VACUOLE, "granularity": GRANULE}  # attribute → what there is or is not
 ANY = "any"  # of words that mean the same of all that has the attribute (`FITS`)
 
 _SAID_OF = {
@@ -354,10 +355,14 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
+def lowered(text: str) -> str:
+    """`normalised`, in lower case, with typewriter apostrophes."""
+    return re.sub("[’‘ʼ`]", "'", normalised(text).lower())
+
+
 def _tokens(text: str) -> list[str]:
     """Words in lower case, and punctuation marks; a hyphen within a word parts it."""
-    text = re.sub("[’‘ʼ`]", "'", normalised(text).lower())
-    text = re.sub(r"(?<=\w) ?& ?(?=\w)", " and ", text)
+    text = re.sub(r"(?<=\w) ?& ?(?=\w)", " and ", lowered(text))
     text = re.sub(r"\b(nucleus|nuclear|n)\s?[:/]\s?(cytoplasm|cytoplasmic|c)\b", "nc", text)
     text = re.sub(r"\bw/o(?:ut)?\b", "without", text)
     text = re.sub(r"\b(do|does|did|is|are|was|were|has|have)nt\b", r"\1 not", text)

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 
 from balancer.data.attributes import ATTRIBUTES
 from classifier.clauses import adjectives_of, in_nucleus, is_denied, is_there, skip
-from classifier.lexicon import CELL, GRANULE, SEGMENTED, UNSEGMENTED, VACUOLE, Item, items_of, normalised
+from classifier.lexicon import (
+    CELL,
+    GRANULE,
+    OF_THINGS,
+    SEGMENTED,
+    UNSEGMENTED,
+    VACUOLE,
+    Item,
+    items_of,
+    lowered,
+)
 
 # Denials and exceptions of which `stated` would hear the opposite.
 _UNREAD = re.compile(
@@ -32,51 +42,11 @@ _UNREAD = re.compile(
 )
 
 
-_OF_THINGS = ("cytoplasm_vacuole", "granularity")
 # Words beside vacuoles and granules by which they may not be there, or be elsewhere.
-_DENIALS = frozenset(
-    [
-        *(
-            "apart",
-            "save",
-            "minus",
-            "wo",
-            "void",
-            "exempt",
-            "devoid",
-            "depleted",
-            "deficient",
-            "lost",
-            "missing",
-            "cleared",
-        ),
-        *(
-            "stripped",
-            "emptied",
-            "denuded",
-            "dissolved",
-            "washed",
-            "disappeared",
-            "vanished",
-            "poor",
-            "poorly",
-        ),
-        *(
-            "fail",
-            "fails",
-            "failed",
-            "neither",
-            "none",
-            "0",
-            "hardly",
-            "barely",
-            "scarcely",
-            "rarely",
-            "imperceptible",
-        ),
-        *("undetectable", "undetected", "undiscernible", "unobservable", "unobserved", "unrecognisable"),
-        *("outside", "beyond", "elsewhere", "extracellular"),
-    ]
+_DENIALS = re.compile(
+    "apart|save|minus|wo|void|exempt|devoid|depleted|deficient|lost|missing|cleared|stripped|emptied|denuded|dissolved|washed|"
+    "disappeared|vanished|poor|poorly|fail|fails|failed|neither|none|0|hardly|barely|scarcely|rarely|imperceptible|undetectable|"
+    "undetected|undiscernible|unobservable|unobserved|unrecognisable|outside|beyond|elsewhere|extracellular"
 )
 
 
@@ -102,14 +72,14 @@ def stated(text: str) -> dict[str, set[str]]:
             continue
         attribute, values = meaning
         absent = is_denied(items, i)
-        if attribute in _OF_THINGS:
+        if attribute in OF_THINGS:
             values = values if not absent else ("no",) if values == ("yes",) else ("yes",)
             found.setdefault(attribute, set()).update(values)
         elif len(values) > 1:
             grouped.update(values if not absent else SEGMENTED if values == UNSEGMENTED else UNSEGMENTED)
         elif not absent:
             found.setdefault(attribute, set()).update(values)
-    for attribute, kind in (("cytoplasm_vacuole", VACUOLE), ("granularity", GRANULE)):
+    for attribute, kind in OF_THINGS.items():
         for i, item in enumerate(items):
             if not item.names(kind) or in_nucleus(items, i):
                 continue
@@ -131,7 +101,7 @@ def unread(text: str) -> str | None:
     >>> unread("granules cannot be seen"), unread("a cell without granules")
     ('cannot', None)
     """
-    found = _UNREAD.search(re.sub("[’‘ʼ`]", "'", normalised(text).lower()))
+    found = _UNREAD.search(lowered(text))
     return found.group().strip(" ,") if found else _denied_otherwise(items_of(text))
 
 
@@ -155,7 +125,7 @@ def denied(text: str) -> list[str]:
         items[i].text
         for i, _, meaning in adjectives
         if i in of_none
-        or (meaning and meaning[0] not in _OF_THINGS and len(meaning[1]) == 1 and is_denied(items, i))
+        or (meaning and meaning[0] not in OF_THINGS and len(meaning[1]) == 1 and is_denied(items, i))
     ]
 
 
@@ -178,7 +148,7 @@ def _denied_otherwise(items: list[Item]) -> str | None:
             if in_nucleus(items, i) or is_there(items, i, described.get(i)) is not True:
                 continue
             first = described.get(i, i)
-        elif any(name in _OF_THINGS for name, _ in item.means.values()) and not is_denied(items, i):
+        elif any(name in OF_THINGS for name, _ in item.means.values()) and not is_denied(items, i):
             first = i
         else:
             continue
@@ -188,7 +158,7 @@ def _denied_otherwise(items: list[Item]) -> str | None:
                 absent = items[k].kind == "absent" and items[k].text != "free"
                 if (
                     absent
-                    or items[k].text in _DENIALS
+                    or _DENIALS.fullmatch(items[k].text)
                     or (items[k].kind == "negator" and not _of_another(items, k, range(first, i + 1)))
                 ):
                     return items[k].text

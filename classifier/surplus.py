@@ -12,6 +12,7 @@ from classifier.lexicon import (
     CYTOPLASM,
     GRANULE,
     NUCLEUS,
+    OF_THINGS,
     OTHER,
     RATIO,
     VACUOLE,
@@ -86,7 +87,7 @@ def surplus(text: str) -> set[str]:
         pieces.add(NUCLEUS)
     for i, topic, meaning in adjectives:
         name = None if meaning is None else meaning[0]
-        of_granules = name in ("cytoplasm_vacuole", "granularity")
+        of_granules = name in OF_THINGS
         if (
             name is None
             or (is_denied(items, i) and not of_granules)
@@ -129,7 +130,7 @@ def _denied_noun(items: list[Item], i: int) -> int | None:
             "seen",
             "connective",
         ):
-            if any(name in ("cytoplasm_vacuole", "granularity") for name, _ in items[k].means.values()):
+            if any(name in OF_THINGS for name, _ in items[k].means.values()):
                 return k
             k += 1
         if k < len(items) and items[k].names(VACUOLE, GRANULE):

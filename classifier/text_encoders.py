@@ -266,7 +266,7 @@ def _load_encoder(name: str) -> Encode:
         return _LOADERS[prefix](name.removeprefix(prefix))
     except ModuleNotFoundError as error:
         raise InputError(
-            f"The text encoder {name} needs the package {_PACKAGES.get(prefix)}, which is not installed (no module {error.name}); "
+            f"The text encoder {name} needs the package {_PACKAGES[prefix]}, which is not installed (no module {error.name}); "
             "install it, or take "
             f"--text-encoder {SMALL}."
         ) from None

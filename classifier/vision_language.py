@@ -34,6 +34,7 @@ from classifier.captions import describe
 from classifier.checkpoints import SEEN, WEIGHTS, ClassifierRun, load_run
 from classifier.knowledge import class_knowledge, named_classes
 from classifier.language import LEARNED
+from classifier.lexicon import OF_THINGS
 from classifier.models.classifier import Classifier
 from classifier.models.vision_language import READ_ATTRIBUTES, READ_TEXT, VisionLanguage
 from classifier.phrases import denied, stated, unread
@@ -197,8 +198,9 @@ def search_images(run: ClassifierRun, text: str, data: PreparedDataset, split: s
     equally likely (to a hundredth): similarity alone hardly tells "granules" from "no granules". Of several values of an
     attribute ("segmented nucleus") any counts. Raises InputError as `query` and `prediction.images_for` do.
     """
-    wanted, found = query(run, text), _stated(check_text(text))  # before the network reads all images
-    if named := named_classes(check_text(text), run.classes):
+    wanted, text = query(run, text), check_text(text)
+    found = _stated(text)  # before the network reads all images
+    if named := named_classes(text, run.classes):
         note(
             f"The text names {' and '.join(named)}: images are found by what is seen in them, and a name is a word like others; "
             "classes are told by `classifier predict`."
@@ -241,10 +243,9 @@ def _stated(text: str) -> dict[str, set[str]]:
             "say what is there instead."
         )
     found = stated(text)
-    for name in ("cytoplasm_vacuole", "granularity"):
+    for name, what in OF_THINGS.items():
         if len(found.get(name, ())) > 1:
-            what = "vacuoles" if name == "cytoplasm_vacuole" else "granules"
-            raise InputError(f"By the text '{text}' there are {what} and there are none; say one of both.")
+            raise InputError(f"By the text '{text}' there are {what}s and there are none; say one of both.")
     return found
 
 
